@@ -1,0 +1,8 @@
+// The native module `aitems_engine._native`: nothing but the list of what it holds.
+#include "bindings/register.hpp"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Native core of aitems_engine. Private: use the Python packages that wrap it.";
+  aitems::bindings::register_errors(module);
+  aitems::bindings::register_isa(module);
+}

@@ -1,0 +1,11 @@
+// One register_* function a file of this folder; module.cpp lists them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace aitems::bindings {
+
+void register_errors(pybind11::module_& module);
+void register_isa(pybind11::module_& module);
+
+}  // namespace aitems::bindings

@@ -1,0 +1,1 @@
+from . import isa as isa

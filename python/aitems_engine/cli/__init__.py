@@ -1,0 +1,65 @@
+"""The `aitems` command: one file a subcommand, found by name in `COMMANDS` and imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from aitems_engine import __version__
+from aitems_engine.errors import AitemsError
+
+# words of the command -> (module under aitems_engine.cli, one-line help). A module has `configure(parser)`, which adds
+# its arguments, and `run(args) -> int | None`. Its docstring is the description, `EXAMPLES` the epilogue.
+COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("doctor",): ("doctor", "versions, instruction sets and optional parts of this installation"),
+}
+GROUPS = {
+    "simulate": "make data with known truth",
+    "train": "train models",
+    "evaluate": "measure models and write reports",
+    "stream": "run on Kafka streams",
+}
+
+
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser with the arguments of the command that `words` begins with (others: names and help only)."""
+    parser = argparse.ArgumentParser(prog="aitems", description="Inference engine for shopping platforms.")
+    parser.add_argument("--version", action="version", version=f"aitems-engine {__version__}")
+    top = parser.add_subparsers(metavar="COMMAND", required=True)
+    groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+    for path, (module_name, summary) in COMMANDS.items():
+        parent = top
+        if len(path) == 2:
+            if path[0] not in groups:
+                group = top.add_parser(path[0], help=GROUPS[path[0]], description=GROUPS[path[0]])
+                groups[path[0]] = group.add_subparsers(metavar="WHAT", required=True)
+            parent = groups[path[0]]
+        if tuple(words[: len(path)]) != path:
+            parent.add_parser(path[-1], help=summary)
+            continue
+        module = importlib.import_module(f"aitems_engine.cli.{module_name}")
+        command = parent.add_parser(
+            path[-1],
+            help=summary,
+            description=module.__doc__,
+            epilog="examples:\n" + module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed with a message, 2 wrong usage, 130 interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(words).parse_args(words)
+    try:
+        return args.run(args) or 0
+    except (AitemsError, OSError) as error:
+        print(f"aitems: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
