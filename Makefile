@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv where it is there (torch in 22 s instead of 74 s); otherwise one is put into the virtual environment.
 UV := $(shell command -v uv || echo $(BIN)/uv)
-SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.pyx') CMakeLists.txt pyproject.toml
+SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.inc' -o -name '*.pyx') CMakeLists.txt pyproject.toml
 
 .PHONY: setup demo test bench lint sanitize docs clean
 .DEFAULT_GOAL := setup

@@ -12,9 +12,20 @@ begin = time.process_time()
 from aitems_engine import Engine
 from aitems_engine.text import Tokenizer
 import json
-print(json.dumps({"ms": (time.process_time() - begin) * 1e3, "modules": sorted({m.split(".")[0] for m in sys.modules})}))
+milliseconds = (time.process_time() - begin) * 1e3
+print(json.dumps({"ms": milliseconds, "modules": sorted({m.split(".")[0] for m in sys.modules})}))
 """
-OPTIONAL = {"torch", "confluent_kafka", "msgspec", "pyarrow", "tokenizers", "onnx", "matplotlib", "tqdm", "prometheus_client"}
+OPTIONAL = {
+    "torch",
+    "confluent_kafka",
+    "msgspec",
+    "pyarrow",
+    "tokenizers",
+    "onnx",
+    "matplotlib",
+    "tqdm",
+    "prometheus_client",
+}
 
 
 def test_core_import() -> None:

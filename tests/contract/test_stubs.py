@@ -67,7 +67,9 @@ def compare(where: str, body: list[ast.stmt], holder: object) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             declared.update({(a.asname or a.name): node for a in node.names})
     present = public(list(vars(holder)))
-    imported = {n for n in present if isinstance(vars(holder)[n], ModuleType)} if isinstance(holder, ModuleType) else set()
+    imported = (
+        {n for n in present if isinstance(vars(holder)[n], ModuleType)} if isinstance(holder, ModuleType) else set()
+    )
     if isinstance(holder, ModuleType) and not hasattr(holder, "__pyx_capi__"):
         imported = {n for n in imported if not getattr(holder, n).__name__.startswith("aitems_engine._native")}
     for name in sorted(public(list(declared)) - present):
