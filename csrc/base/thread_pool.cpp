@@ -1,7 +1,7 @@
 #include "base/thread_pool.hpp"
 
+#include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -69,20 +69,17 @@ class Pool {
 
 // Never destroyed: its threads wait for ever, and joining them at exit could hang an interpreter that is shutting down.
 // A child of fork() gets a new one; the parent's copy is left alone because its mutexes may be held.
+std::atomic<Pool*> current{nullptr};
+
 Pool& pool() {
-  static std::atomic<Pool*> current{nullptr};
-  static std::atomic<pid_t> owner{0};
-  static std::atomic_flag making = ATOMIC_FLAG_INIT;
-  const pid_t self = getpid();
-  if (owner.load(std::memory_order_acquire) != self) {
-    while (making.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
-    if (owner.load(std::memory_order_acquire) != self) {
-      current.store(new Pool, std::memory_order_relaxed);
-      owner.store(self, std::memory_order_release);
-    }
-    making.clear(std::memory_order_release);
-  }
-  return *current.load(std::memory_order_relaxed);
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
+  (void)registered;
+  Pool* found = current.load(std::memory_order_acquire);
+  if (found) return *found;
+  Pool* fresh = new Pool;
+  if (current.compare_exchange_strong(found, fresh, std::memory_order_acq_rel)) return *fresh;
+  delete fresh;  // another thread was first; this one has no workers yet
+  return *found;
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "base/thread_pool.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <numeric>
@@ -41,6 +43,22 @@ TEST(ParallelFor, CallersOnManyThreadsTakeTurns) {
   for (auto& t : callers) t.join();
   EXPECT_EQ(total.load(), 4 * 50 * 8);
 }
+
+#if !defined(__SANITIZE_THREAD__)  // that runtime does not support threads after fork
+TEST(ParallelFor, WorksInAForkedChild) {
+  std::atomic<int> ran{0};
+  parallel_for(8, 1, 3, [&](std::size_t, std::size_t, int) { ++ran; });
+  const pid_t child = fork();
+  if (child == 0) {
+    ran = 0;
+    parallel_for(8, 1, 3, [&](std::size_t, std::size_t, int) { ++ran; });
+    _exit(ran.load() == 8 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+#endif
 
 TEST(ResolveThreads, RejectsNegative) { EXPECT_THROW(resolve_threads(-1), Error); }
 
