@@ -14,6 +14,7 @@ from aitems_engine.errors import AitemsError
 # its arguments, and `run(args) -> int | None`. Its docstring is the description, `EXAMPLES` the epilogue.
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("doctor",): ("doctor", "versions, instruction sets and optional parts of this installation"),
+    ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
 }
 GROUPS = {
     "simulate": "make data with known truth",
