@@ -13,8 +13,11 @@ struct ProbeKernels {
   const char* (*compiled_for)();
 };
 
+struct TextCnnKernels;  // textcnn_kernels.hpp
+
 struct Kernels {
   const ProbeKernels* probe;
+  const TextCnnKernels* textcnn;
 };
 
 const Kernels& kernels(Isa isa);

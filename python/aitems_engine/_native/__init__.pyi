@@ -1,1 +1,2 @@
 from . import isa as isa
+from . import textcnn as textcnn
