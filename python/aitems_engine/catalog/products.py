@@ -1,0 +1,313 @@
+"""Products of a shop as columns, and the files they come from.
+
+`read_products` takes a whole file, `iter_products` one batch at a time with memory for that batch only. Column names
+are guessed (columns.py) or mapped; every value is checked here, once, and an error names file, row and column.
+Unknown is None for text, NaN for a price, -1 for a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine.catalog.columns import match_columns
+from aitems_engine.catalog.tables import MAX_FIELD_CHARS, TableBatch, iter_table
+from aitems_engine.errors import DataError, InvalidInputError
+
+# Whole numbers below this are seconds, others milliseconds: 10^11 s is the year 5138, 10^11 ms is March 1973.
+SECONDS_BELOW = 100_000_000_000
+MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+MAX_PRICE = 1e15
+
+_PRICE = re.compile(
+    r"(?:[₩$€£¥₹￦]|KRW|USD|EUR)?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]*)?\s*(?:원|KRW|USD|EUR|[€])?"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Columns of equal length, one product a row.
+
+    Attributes
+    ----------
+    product_id : list of str
+        Unique within a file; where the file has none, the row number from 1.
+    title : list of str
+        Empty where the shop gave none.
+    mall_id, mall_category, category, image : list of str or None
+        `mall_category` is a path with " > " between levels; `category` the id of a leaf, where labelled.
+    price : float64 array
+        NaN where unknown.
+    registered_at : int64 array
+        Milliseconds since 1970 (UTC); -1 where unknown.
+    """
+
+    product_id: list[str]
+    title: list[str]
+    mall_id: list[str | None]
+    mall_category: list[str | None]
+    category: list[str | None]
+    price: npt.NDArray[np.float64]
+    image: list[str | None]
+    registered_at: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        sizes = {f.name: len(getattr(self, f.name)) for f in fields(self)}
+        if len(set(sizes.values())) > 1:
+            raise InvalidInputError(f"columns must have one length, got {sizes}")
+
+    @classmethod
+    def from_columns(cls, title: Sequence[str], **columns: Any) -> Products:
+        """Return products of the given columns; the others are unknown, and ids are row numbers from 1."""
+        n = len(title)
+        nothing: list[str | None] = [None] * n
+        return cls(
+            product_id=list(columns.pop("product_id", map(str, range(1, n + 1)))),
+            title=list(title),
+            mall_id=list(columns.pop("mall_id", nothing)),
+            mall_category=list(columns.pop("mall_category", nothing)),
+            category=list(columns.pop("category", nothing)),
+            price=np.asarray(columns.pop("price", np.full(n, np.nan)), dtype=np.float64),
+            image=list(columns.pop("image", nothing)),
+            registered_at=np.asarray(columns.pop("registered_at", np.full(n, -1)), dtype=np.int64),
+            **columns,
+        )
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def take(self, rows: npt.NDArray[np.integer[Any]] | Sequence[int]) -> Products:
+        """Return the products at the given positions, in that order."""
+        index = np.asarray(rows, dtype=np.int64)
+
+        def pick(values: Any) -> Any:
+            return values[index] if isinstance(values, np.ndarray) else [values[i] for i in index.tolist()]
+
+        return Products(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
+
+    @staticmethod
+    def concatenate(parts: Sequence[Products]) -> Products:
+        """Return the products of all parts, in order."""
+
+        def join(name: str) -> Any:
+            columns = [getattr(part, name) for part in parts]
+            if parts and isinstance(columns[0], np.ndarray):
+                return np.concatenate(columns)
+            return [value for column in columns for value in column]
+
+        return Products(**{f.name: join(f.name) for f in fields(Products)}) if parts else Products.from_columns([])
+
+
+def read_products(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, require: Sequence[str] = ("title",)
+) -> Products:
+    """Read all products of a CSV, TSV, JSONL (also .gz) or Parquet file.
+
+    Parameters
+    ----------
+    path : path
+        Parquet needs `pyarrow` (extra `train`); the others need nothing.
+    columns : mapping of field to column name, optional
+        Where a name cannot be guessed, e.g. ``{"category": "sub_category"}``.
+    require : sequence of field names
+        A file without one of them, or a row where it is empty, is refused; `title` may be empty in a row.
+
+    Raises
+    ------
+    DataError
+        What is wrong, with file, row and column: see docs/catalog.md.
+    """
+    parts = list(iter_products(path, columns=columns, require=require))
+    products = Products.concatenate(parts)
+    if len(set(products.product_id)) != len(products):
+        seen: dict[str, int] = {}
+        for i, product_id in enumerate(products.product_id):
+            if product_id in seen:
+                raise DataError(
+                    f"{Path(path).name}, column 'product_id': '{product_id[:80]}' stands in product "
+                    f"{seen[product_id] + 1} and again in product {i + 1}; ids must be unique"
+                )
+            seen[product_id] = i
+    return products
+
+
+def iter_products(
+    path: str | Path,
+    *,
+    batch_size: int = 8192,
+    columns: Mapping[str, str] | None = None,
+    require: Sequence[str] = ("title",),
+) -> Iterator[Products]:
+    """Yield the products of a file in batches; arguments and errors as in `read_products`.
+
+    Notes
+    -----
+    Memory is bounded by the batch, so duplicate ids are not looked for. A file without a row is an error.
+    """
+    if batch_size < 1:
+        raise InvalidInputError(f"batch_size must be at least 1, got {batch_size}")
+    path = Path(path)
+    start = 0
+
+    def match(names: Sequence[str]) -> dict[str, str]:
+        return match_columns(names, columns, require, path.name)
+
+    for batch in iter_table(path, batch_size, lambda names: set(match(names).values())):
+        if not batch.rows and start:
+            continue
+        found = match(list(batch.columns))
+        if not batch.rows:
+            raise DataError(f"{path.name}: the file has no product")
+        yield _to_products(batch, found, require, path.name, start)
+        start += len(batch.rows)
+    if start == 0:
+        raise DataError(f"{path.name}: the file has no product")
+
+
+class _Cells:
+    """One column of a batch with what a message about it needs."""
+
+    def __init__(self, batch: TableBatch, column: str, source: str) -> None:
+        self.values = batch.columns[column]
+        self._where = (source, batch.unit, batch.rows, column)
+
+    def error(self, row: int, problem: str) -> DataError:
+        source, unit, rows, column = self._where
+        return DataError(f"{source}, {unit} {rows[row]}, column '{column}': {problem}")
+
+    def convert(self, one: Callable[[Any], Any]) -> list[Any]:
+        result = []
+        for row, value in enumerate(self.values):
+            try:
+                result.append(one(value))
+            except ValueError as error:
+                raise self.error(row, str(error)) from None
+        return result
+
+
+def _to_products(batch: TableBatch, found: dict[str, str], require: Sequence[str], source: str, start: int) -> Products:
+    n = len(batch.rows)
+    columns: dict[str, Any] = {}
+    for field, column in found.items():
+        cells = _Cells(batch, column, source)
+        values = cells.convert(_PARSERS[field])
+        if field in ("product_id", *(f for f in require if f != "title")):
+            for row, value in enumerate(values):
+                if value is None or value == -1 or value != value:
+                    raise cells.error(row, "is empty")
+        columns[field] = [v or "" for v in values] if field == "title" else values
+    columns.setdefault("product_id", [str(i) for i in range(start + 1, start + n + 1)])
+    return Products.from_columns(columns.pop("title", [""] * n), **columns)
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, got {type(value).__name__} {str(value)[:40]}")
+    if len(value) > MAX_FIELD_CHARS:
+        raise ValueError(f"{len(value)} characters are more than the limit of {MAX_FIELD_CHARS}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds a lone surrogate, which is not text") from None
+    return value
+
+
+def _name(value: Any) -> str | None:
+    """Text where empty means unknown."""
+    return (_text(value) or "").strip() or None
+
+
+def _identifier(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _name(value)
+
+
+def _price(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return math.nan
+        match = _PRICE.fullmatch(text) if len(text) <= 64 else None
+        if match is None:
+            raise ValueError(f"'{text[:40]}' is not a price; leave it empty where it is unknown")
+        value = float(match[1].replace(",", "") + (match[2] or ""))
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number, got {type(value).__name__}")
+    if not 0 <= value <= MAX_PRICE:  # false for NaN as well
+        raise ValueError(f"{value} is not a price between 0 and {MAX_PRICE:g}; leave it empty where it is unknown")
+    return float(value)
+
+
+def _time_ms(value: Any) -> int:
+    if value is None or value == "":
+        return -1
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lstrip("-").isdecimal() and len(text) <= 20:
+            value = int(text)
+        else:
+            try:
+                moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
+            except ValueError:
+                raise ValueError(f"'{text[:40]}' is neither a whole number nor an ISO 8601 date") from None
+            value = int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() * 1000)
+            if not 0 <= value <= MAX_TIME_MS:
+                raise ValueError(f"'{text[:40]}' is not a time between 1970 and 9999")
+            return int(value)
+    if isinstance(value, date):
+        raise ValueError("must be a number or an ISO 8601 date")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"must be a whole number of milliseconds or an ISO 8601 date, got {type(value).__name__}")
+    if value == -1:
+        return -1
+    milliseconds = value * 1000 if value < SECONDS_BELOW else value
+    if not 0 <= milliseconds <= MAX_TIME_MS:
+        raise ValueError(f"{value} is not a time between 1970 and 9999")
+    return milliseconds
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "product_id": _identifier,
+    "title": _text,
+    "mall_id": _identifier,
+    "mall_category": _name,
+    "category": _identifier,
+    "price": _price,
+    "image": _name,
+    "registered_at": _time_ms,
+}
+
+
+def write_products(path: str | Path, products: Products) -> None:
+    """Write products to CSV, TSV, JSONL or Parquet (by suffix); an existing file is replaced only when all is written.
+
+    Raises
+    ------
+    InvalidInputError
+        Another suffix.
+    DataError
+        A value that the format cannot hold (a tab in TSV).
+    """
+    from aitems_engine.catalog.table_writer import write_table
+
+    names = [f.name for f in fields(products)]
+    columns: dict[str, Any] = {name: getattr(products, name) for name in names}
+    columns["price"] = [None if math.isnan(p) else p for p in products.price.tolist()]
+    columns["registered_at"] = [None if t < 0 else t for t in products.registered_at.tolist()]
+    write_table(Path(path), columns)

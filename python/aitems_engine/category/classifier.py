@@ -1,0 +1,248 @@
+"""The category classifier at serving time: titles and mall categories -> leaves with probabilities, or "not sure".
+
+tokenise + character n-grams -> scorer (runtime/) -> top-k -> threshold of the top category -> where it abstains, the
+deepest parent that is sure. It is built from a bundle's parts and knows neither files nor how the model was trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine.catalog.taxonomy import Taxonomy
+from aitems_engine.category.settings import ClassifierSettings
+from aitems_engine.errors import InvalidInputError, ModelMismatchError
+from aitems_engine.types import Classification, LabelTable
+
+if TYPE_CHECKING:
+    from aitems_engine.runtime import ScorerInputs, TextScorer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.text import Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.types import Texts
+
+
+class CategoryClassifier:
+    """Classifies batches of products; holds no state of a request, so threads may share it.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    scorer : TextScorer
+    taxonomy : Taxonomy
+    settings : ClassifierSettings
+    bundle_digest : str
+        Stands in every result.
+
+    Raises
+    ------
+    ModelMismatchError
+        A label is not a leaf of the taxonomy, or a threshold is for something that is not a top category.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        scorer: TextScorer,
+        taxonomy: Taxonomy,
+        settings: ClassifierSettings,
+        *,
+        bundle_digest: str = "",
+    ) -> None:
+        self.tokenizer, self.scorer, self.taxonomy, self.settings = tokenizer, scorer, taxonomy, settings
+        self.bundle_digest = bundle_digest
+        leaves = set(taxonomy.leaf_ids)
+        for label in settings.labels:
+            if label not in leaves:
+                raise ModelMismatchError(f"classifier.json names the label '{label}', which is no leaf of taxonomy.csv")
+        self._label_nodes = taxonomy.positions(settings.labels)
+        self._lineages = taxonomy.lineages(self._label_nodes)
+        tops = [taxonomy.node_ids[line[0]] for line in self._lineages]
+        unknown = sorted(set(settings.threshold_by_top) - set(taxonomy.top_ids))
+        if unknown:
+            raise ModelMismatchError(
+                f"classifier.json has a threshold for '{unknown[0]}', which is no top category of taxonomy.csv"
+            )
+        self._thresholds = np.array(
+            [settings.threshold_by_top.get(top, settings.threshold_default) for top in tops], dtype=np.float32
+        )
+        self._top_names = [taxonomy.path(top) for top in tops]
+        self.labels = LabelTable(np.array(settings.labels, dtype=np.str_), tuple(map(taxonomy.path, settings.labels)))
+
+    def classify(
+        self,
+        titles: Texts,
+        mall_categories: Texts | None = None,
+        *,
+        top_k: int = 5,
+        threads: int = 1,
+    ) -> Classification:
+        """Return the best categories of each product; see `Engine.classify`."""
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+            raise InvalidInputError(f"top_k must be a whole number of at least 1, got {top_k!r}")
+        top_k = min(top_k, len(self.settings.labels))
+        rows = _checked_length(titles, "titles")
+        if mall_categories is not None and _checked_length(mall_categories, "mall_categories") != rows:
+            raise InvalidInputError(
+                f"mall_categories must have one entry a title ({rows}), got {len(mall_categories)}; "
+                "use None where unknown"
+            )
+        if rows == 0:
+            return self._no_rows(top_k)
+        inputs = self.prepare(titles, mall_categories, threads=threads)
+        indices, probabilities = self.scorer.score(inputs, top_k, threads=threads)
+        return self._decide(inputs, indices, probabilities, threads)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes and settings of the classifier as plain values."""
+        s = self.settings
+        return {
+            "labels": len(s.labels),
+            "taxonomy_nodes": len(self.taxonomy),
+            "taxonomy_depth": self.taxonomy.depth,
+            "tokenizer": self.tokenizer.model,
+            "vocabulary": self.tokenizer.vocab_size,
+            "max_title_length": s.max_title_length,
+            "gram_buckets": s.gram_buckets,
+            "threshold_default": s.threshold_default,
+            "thresholds": len(s.threshold_by_top),
+            "training": dict(s.training),
+        }
+
+    def prepare(self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1) -> ScorerInputs:
+        """Return what the scorer takes: token ids and character n-grams of a batch."""
+        from aitems_engine._native import textcnn  # type: ignore[attr-defined,unused-ignore]
+        from aitems_engine.runtime import ScorerInputs
+
+        s = self.settings
+        encoded = self._encode(titles, "titles", s.max_title_length, threads, normalized=s.gram_buckets > 0)
+        rows = len(encoded.lengths)
+        grams = np.zeros(0, dtype=np.int32), np.zeros(rows + 1, dtype=np.int64)
+        if s.gram_buckets:
+            text = encoded.normalized
+            grams = textcnn.char_ngrams(text.data, text.offsets, s.gram_min, s.gram_max, s.gram_buckets, threads)
+        if mall_categories is None:
+            mall_ids, mall_lengths = np.zeros((rows, 0), dtype=np.int32), np.zeros(rows, dtype=np.int32)
+        else:
+            mall = self._encode(mall_categories, "mall_categories", s.max_mall_length, threads, normalized=False)
+            mall_ids, mall_lengths = mall.ids, mall.lengths
+        return ScorerInputs(
+            title_ids=encoded.ids,
+            title_lengths=encoded.lengths,
+            gram_ids=grams[0],
+            gram_splits=grams[1],
+            mall_ids=mall_ids,
+            mall_lengths=mall_lengths,
+        )
+
+    def _encode(self, texts: Any, what: str, max_length: int, threads: int, *, normalized: bool) -> Any:
+        return self.tokenizer.encode_batch(
+            _checked_texts(texts, what), max_length=max_length, normalized=normalized, threads=threads
+        )
+
+    def _no_rows(self, top_k: int) -> Classification:
+        return Classification(
+            label_indices=np.zeros((0, top_k), dtype=np.int32),
+            probabilities=np.zeros((0, top_k), dtype=np.float32),
+            abstained=np.zeros(0, dtype=np.bool_),
+            causes=[],
+            parent_ids=[],
+            parent_probabilities=np.zeros(0, dtype=np.float32),
+            bundle_digest=self.bundle_digest,
+            labels=self.labels,
+        )
+
+    def _decide(
+        self,
+        inputs: ScorerInputs,
+        indices: npt.NDArray[np.int32],
+        probabilities: npt.NDArray[np.float32],
+        threads: int,
+    ) -> Classification:
+        rows = len(indices)
+        best, confidence = indices[:, 0], probabilities[:, 0]
+        empty = np.asarray(inputs.title_lengths) == 0
+        unsure = confidence < self._thresholds[best]
+        causes: list[str | None] = [None] * rows
+        parents = _Parents([None] * rows, np.full(rows, np.nan, dtype=np.float32))
+        hedged = np.flatnonzero(unsure & ~empty)
+        if len(hedged):
+            parents = self._sure_parents(inputs, hedged, best, parents, threads)
+        for row in np.flatnonzero(empty).tolist():
+            causes[row] = "empty title"
+        for row in hedged.tolist():
+            causes[row] = self._cause(int(best[row]), float(confidence[row]), parents, row)
+        return Classification(
+            label_indices=indices,
+            probabilities=probabilities,
+            abstained=unsure | empty,
+            causes=causes,
+            parent_ids=parents.ids,
+            parent_probabilities=parents.probabilities,
+            bundle_digest=self.bundle_digest,
+            labels=self.labels,
+        )
+
+    def _cause(self, label: int, confidence: float, parents: _Parents, row: int) -> str:
+        threshold, top = self._thresholds[label], self._top_names[label]
+        cause = f"low confidence: best {confidence:.2f} < threshold {threshold:.2f} for '{top}'"
+        parent = parents.ids[row]
+        if parent is not None:
+            cause += f"; sure of '{self.taxonomy.path(parent)}' ({parents.probabilities[row]:.2f})"
+        return cause
+
+    def _sure_parents(
+        self,
+        inputs: ScorerInputs,
+        rows: npt.NDArray[np.intp],
+        best: npt.NDArray[np.int32],
+        parents: _Parents,
+        threads: int,
+    ) -> _Parents:
+        """Find, for each of the rows, the deepest category above its best leaf that reaches the leaf's threshold."""
+        leaf_probabilities = self.scorer.probabilities(inputs.take(rows), threads=threads)
+        nodes = self.taxonomy.node_probabilities(leaf_probabilities, self._label_nodes)
+        for k, row in enumerate(rows.tolist()):
+            label = int(best[row])
+            for node in reversed(self._lineages[label][:-1]):
+                if nodes[k, node] >= self._thresholds[label]:
+                    parents.ids[row] = self.taxonomy.node_ids[node]
+                    parents.probabilities[row] = nodes[k, node]
+                    break
+        return parents
+
+
+@dataclass
+class _Parents:
+    ids: list[str | None]
+    probabilities: npt.NDArray[np.float32]
+
+
+def _checked_length(texts: Any, what: str) -> int:
+    if isinstance(texts, (str, bytes, bytearray)):
+        raise InvalidInputError(f"{what} must be a list of texts, got one {type(texts).__name__}; put it into a list")
+    try:
+        return len(texts)
+    except TypeError:
+        raise InvalidInputError(f"{what} must be a list of texts, got {type(texts).__name__}") from None
+
+
+def _checked_texts(texts: Any, what: str) -> Any:
+    """Return texts that the tokeniser takes; a list with None or mixed str and bytes becomes bytes."""
+    if not isinstance(texts, (list, tuple)):
+        return texts
+    kinds = set(map(type, texts))
+    if kinds <= {str} or kinds <= {bytes}:
+        return texts if isinstance(texts, list) else list(texts)
+    result: list[bytes] = []
+    for row, text in enumerate(texts):
+        if text is None:
+            result.append(b"")
+        elif isinstance(text, str):
+            result.append(text.encode("utf-8", "surrogatepass"))
+        elif isinstance(text, (bytes, bytearray, memoryview)):
+            result.append(bytes(text))
+        else:
+            raise InvalidInputError(f"{what}[{row}] must be str, bytes or None, got {type(text).__name__}")
+    return result

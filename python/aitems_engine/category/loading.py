@@ -1,0 +1,86 @@
+"""A bundle's parts -> a `CategoryClassifier`, with the checks that the parts belong together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aitems_engine.bundle import Bundle
+from aitems_engine.catalog.taxonomy import Taxonomy
+from aitems_engine.category.classifier import CategoryClassifier
+from aitems_engine.category.settings import ClassifierSettings
+from aitems_engine.errors import BundleError, InvalidInputError, TaxonomyError, TokenizerFormatError
+
+if TYPE_CHECKING:
+    from aitems_engine.runtime import TextScorer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+TOKENIZER, TAXONOMY, SETTINGS = "tokenizer.json", "taxonomy.csv", "classifier.json"
+WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
+EXECUTIONS, MODES = ("native", "onnx"), ("int8", "exact")
+
+
+def load_classifier(path: Path, *, execution: str, mode: str, verify: bool) -> tuple[Bundle, CategoryClassifier]:
+    """Open a bundle and build its classifier; see `Engine.open`.
+
+    Notes
+    -----
+    A bundle may be swapped while it is read. The directory's identity is compared afterwards, and reading starts again.
+    """
+    if execution not in EXECUTIONS or mode not in MODES:
+        raise InvalidInputError(
+            f"execution must be one of {', '.join(EXECUTIONS)} and mode one of {', '.join(MODES)}, "
+            f"got '{execution}' and '{mode}'"
+        )
+    for attempt in range(3):
+        identity = _identity(path)
+        try:
+            bundle = Bundle.open(path, verify=verify)
+            classifier = _build(bundle, execution, mode)
+        except BundleError:
+            if attempt < 2 and _identity(path) != identity:
+                continue
+            raise
+        if _identity(path) == identity:
+            return bundle, classifier
+    raise BundleError(f"bundle '{path}' keeps changing while it is opened")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _build(bundle: Bundle, execution: str, mode: str) -> CategoryClassifier:
+    from aitems_engine.text import Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    settings = ClassifierSettings.from_json(bundle.read_json(SETTINGS))
+    try:
+        taxonomy = Taxonomy.from_csv(_utf8(bundle, TAXONOMY), source=TAXONOMY)
+        tokenizer = Tokenizer.from_str(_utf8(bundle, TOKENIZER))
+    except (TaxonomyError, TokenizerFormatError) as error:
+        raise BundleError(f"bundle '{bundle.path}': {error}") from error
+    return CategoryClassifier(
+        tokenizer, _scorer(bundle, execution, mode), taxonomy, settings, bundle_digest=bundle.digest
+    )
+
+
+def _utf8(bundle: Bundle, name: str) -> str:
+    try:
+        return bundle.read(name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BundleError(f"bundle '{bundle.path}': part '{name}' is not UTF-8") from None
+
+
+def _scorer(bundle: Bundle, execution: str, mode: str) -> TextScorer:
+    if execution == "onnx":
+        from aitems_engine.runtime import OnnxScorer
+
+        return OnnxScorer(bundle.file(GRAPH))
+    from aitems_engine.runtime import NativeScorer
+    from aitems_engine.runtime.safetensors import read_safetensors  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    return NativeScorer(read_safetensors(bundle.file(WEIGHTS)), mode=mode)

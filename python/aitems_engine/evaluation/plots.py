@@ -1,0 +1,96 @@
+"""Pictures of the report as PNG bytes. Labels are English words and numbers only, so that no font is missing a glyph.
+
+Figures are made without pyplot: no global state, no window system, safe in threads.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine.errors import require_extra
+from aitems_engine.evaluation.metrics import CoverageCurve, ReliabilityBins
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f77b4", "#d9730d", "#999999"
+
+
+def _figure(width: float, height: float) -> Figure:
+    require_extra("train", "matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
+    return out.getvalue()
+
+
+def learning_curve(epochs: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw losses (left) and other measures (right) by epoch; keys are the names of the lines."""
+    names = [n for n in dict.fromkeys(k for e in epochs for k in e) if n != "epoch"]
+    losses, others = (
+        [n for n in names if "loss" in n or "nll" in n],
+        [n for n in names if "loss" not in n and "nll" not in n],
+    )
+    figure = _figure(9, 3.6)
+    for axis, group, label in zip(figure.subplots(1, 2), (losses, others), ("loss", "measure"), strict=True):
+        for name in group:
+            points = [(e.get("epoch", i + 1), e[name]) for i, e in enumerate(epochs) if name in e]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("_", " "))
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.grid(alpha=0.3)
+        if group:
+            axis.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def reliability(bins: ReliabilityBins) -> bytes:
+    """Draw accuracy against confidence; on the diagonal a probability means what it says."""
+    figure = _figure(4.6, 4.4)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
+    axis.vlines(bins.confidence, bins.confidence, bins.accuracy, color=ORANGE, linewidth=2, label="gap")
+    axis.plot(bins.confidence, bins.accuracy, color=BLUE, marker="o", markersize=4, label="model")
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.set_title(f"ECE {bins.error:.4f}", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return _png(figure)
+
+
+def coverage(curve: CoverageCurve, point: tuple[float, float] | None) -> bytes:
+    """Draw accuracy against coverage, with the point where the thresholds of the bundle stand."""
+    figure = _figure(6, 3.8)
+    axis = figure.subplots()
+    axis.plot(curve.coverage, curve.accuracy, color=BLUE, label="by confidence")
+    if point is not None:
+        axis.plot(*point, color=ORANGE, marker="o", linestyle="", label="thresholds of the bundle")
+        axis.legend(frameon=False, fontsize=8)
+    axis.set(xlabel="coverage", ylabel="accuracy of the rows kept", xlim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    return _png(figure)
+
+
+def confusion(counts: npt.NDArray[Any]) -> bytes:
+    """Draw a confusion matrix as shares of each row; the last column is 'any other'. Shape (k, k + 1)."""
+    k = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = _figure(0.42 * k + 2.2, 0.38 * k + 1.6)
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(range(k + 1), [*map(str, range(1, k + 1)), "other"], fontsize=8)
+    axis.set_yticks(range(k), list(map(str, range(1, k + 1))), fontsize=8)
+    axis.set(xlabel="answer", ylabel="truth")
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[i, j] > 0.5 else "black"
+        axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
+    return _png(figure)
