@@ -21,8 +21,7 @@ from aitems_engine.errors import InvalidInputError
 from aitems_engine.types import Classification
 
 if TYPE_CHECKING:
-    from aitems_engine.category.classifier import CategoryClassifier
-    from aitems_engine.types import Texts
+    from aitems_engine.category.classifier import CategoryClassifier, Texts
 
 
 class Engine:

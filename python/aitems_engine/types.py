@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from aitems_engine.text import PackedText  # type: ignore[import-untyped,import-not-found,unused-ignore]
-
-    # what the engine takes as a batch of texts
-    Texts: TypeAlias = Sequence[str | None] | Sequence[bytes | None] | PackedText
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,10 @@
-"""Slow, obvious twins of evaluation/metrics.py and of `Taxonomy.node_probabilities`, one row and one class at a time."""
+"""Slow, obvious twins of evaluation/metrics.py and of `Taxonomy.node_probabilities`: one row, one class at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from aitems_engine.catalog.taxonomy import Taxonomy
 
@@ -39,7 +40,7 @@ def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], num_b
             cut -= 1
         cuts.add(cut)
     edges = sorted(cuts)
-    return [order[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [order[a:b] for a, b in pairwise(edges)]
 
 
 def ece(confidence: Sequence[float], correct: Sequence[bool], num_bins: int) -> float:

@@ -122,7 +122,7 @@ def test_parts_listed_from_two_bundles(made: Path, tmp_path: Path) -> None:
 
 def test_newer_format_and_no_bundle(made: Path, tmp_path: Path) -> None:
     change_manifest(made, format_version=2)
-    with pytest.raises(BundleError, match="bundle format 2 is newer than this engine .* upgrade aitems-engine"):
+    with pytest.raises(BundleError, match=r"bundle format 2 is newer than this engine .* upgrade aitems-engine"):
         Bundle.open(made)
     with pytest.raises(BundleError, match="does not exist"):
         Bundle.open(tmp_path / "nowhere")

@@ -81,7 +81,7 @@ def test_refuses_bad_bytes_and_suffixes(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("category_id,parent_id,name\na,,전자\n".encode("cp949"))
     with pytest.raises(TaxonomyError, match=r"t\.csv, row 2: not UTF-8"):
         Taxonomy.read(tmp_path / "t.csv")
-    with pytest.raises(TaxonomyError, match="got '.xlsx'"):
+    with pytest.raises(TaxonomyError, match=r"got '\.xlsx'"):
         Taxonomy.read(tmp_path / "t.xlsx")
 
 

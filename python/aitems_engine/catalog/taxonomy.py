@@ -190,7 +190,7 @@ class Taxonomy:
 
         Notes
         -----
-        O(num_rows * num_nodes); the slow twin is tests/reference/taxonomy_sums.py.
+        O(num_rows * num_nodes); the slow twin is tests/reference/slow_metrics.py.
         """
         columns = self.leaf_nodes if leaves is None else np.asarray(leaves)
         values = np.asarray(probabilities)

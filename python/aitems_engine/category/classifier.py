@@ -18,9 +18,14 @@ from aitems_engine.errors import InvalidInputError, ModelMismatchError
 from aitems_engine.types import Classification, LabelTable
 
 if TYPE_CHECKING:
-    from aitems_engine.runtime import ScorerInputs, TextScorer  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    from aitems_engine.text import Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    from aitems_engine.types import Texts
+    from aitems_engine.runtime import ScorerInputs, TextScorer
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    from aitems_engine.text import PackedText, Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    # what is taken as a batch of texts
+    Texts: TypeAlias = Sequence[str | None] | Sequence[bytes | None] | PackedText
 
 
 class CategoryClassifier:
@@ -56,6 +61,10 @@ class CategoryClassifier:
         for label in settings.labels:
             if label not in leaves:
                 raise ModelMismatchError(f"classifier.json names the label '{label}', which is no leaf of taxonomy.csv")
+        if scorer.classes != len(settings.labels):
+            raise ModelMismatchError(
+                f"classifier.json has {len(settings.labels)} labels, but the model has {scorer.classes} outputs"
+            )
         self._label_nodes = taxonomy.positions(settings.labels)
         self._lineages = taxonomy.lineages(self._label_nodes)
         tops = [taxonomy.node_ids[line[0]] for line in self._lineages]
@@ -112,29 +121,21 @@ class CategoryClassifier:
 
     def prepare(self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1) -> ScorerInputs:
         """Return what the scorer takes: token ids and character n-grams of a batch."""
-        from aitems_engine._native import textcnn  # type: ignore[attr-defined,unused-ignore]
+        from aitems_engine._native import textcnn
         from aitems_engine.runtime import ScorerInputs
 
         s = self.settings
-        encoded = self._encode(titles, "titles", s.max_title_length, threads, normalized=s.gram_buckets > 0)
-        rows = len(encoded.lengths)
-        grams = np.zeros(0, dtype=np.int32), np.zeros(rows + 1, dtype=np.int64)
+        title = self._encode(titles, "titles", s.max_title_length, threads, normalized=s.gram_buckets > 0)
+        gram_ids = gram_splits = mall_ids = mall_lengths = None
         if s.gram_buckets:
-            text = encoded.normalized
-            grams = textcnn.char_ngrams(text.data, text.offsets, s.gram_min, s.gram_max, s.gram_buckets, threads)
-        if mall_categories is None:
-            mall_ids, mall_lengths = np.zeros((rows, 0), dtype=np.int32), np.zeros(rows, dtype=np.int32)
-        else:
+            text = title.normalized
+            gram_ids, gram_splits = textcnn.char_ngrams(
+                text.data, text.offsets, s.gram_min, s.gram_max, s.gram_buckets, threads
+            )
+        if mall_categories is not None and s.max_mall_length:
             mall = self._encode(mall_categories, "mall_categories", s.max_mall_length, threads, normalized=False)
             mall_ids, mall_lengths = mall.ids, mall.lengths
-        return ScorerInputs(
-            title_ids=encoded.ids,
-            title_lengths=encoded.lengths,
-            gram_ids=grams[0],
-            gram_splits=grams[1],
-            mall_ids=mall_ids,
-            mall_lengths=mall_lengths,
-        )
+        return ScorerInputs(title.ids, title.lengths, gram_ids, gram_splits, mall_ids, mall_lengths)
 
     def _encode(self, texts: Any, what: str, max_length: int, threads: int, *, normalized: bool) -> Any:
         return self.tokenizer.encode_batch(
@@ -201,7 +202,7 @@ class CategoryClassifier:
         threads: int,
     ) -> _Parents:
         """Find, for each of the rows, the deepest category above its best leaf that reaches the leaf's threshold."""
-        leaf_probabilities = self.scorer.probabilities(inputs.take(rows), threads=threads)
+        leaf_probabilities = self.scorer.probabilities(rows_of(inputs, rows), threads=threads)
         nodes = self.taxonomy.node_probabilities(leaf_probabilities, self._label_nodes)
         for k, row in enumerate(rows.tolist()):
             label = int(best[row])
@@ -211,6 +212,25 @@ class CategoryClassifier:
                     parents.probabilities[row] = nodes[k, node]
                     break
         return parents
+
+
+def rows_of(inputs: ScorerInputs, rows: npt.NDArray[np.intp]) -> ScorerInputs:
+    """Return the given rows of a batch, in that order."""
+    from aitems_engine.runtime import ScorerInputs
+
+    gram_ids = gram_splits = None
+    if inputs.gram_ids is not None and inputs.gram_splits is not None:
+        starts, counts = inputs.gram_splits[:-1][rows], np.diff(inputs.gram_splits)[rows]
+        gram_splits = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        gram_ids = inputs.gram_ids[np.arange(gram_splits[-1]) + np.repeat(starts - gram_splits[:-1], counts)]
+    return ScorerInputs(
+        inputs.title_ids[rows],
+        inputs.title_lengths[rows],
+        gram_ids,
+        gram_splits,
+        None if inputs.mall_ids is None else inputs.mall_ids[rows],
+        None if inputs.mall_lengths is None else inputs.mall_lengths[rows],
+    )
 
 
 @dataclass

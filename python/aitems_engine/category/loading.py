@@ -13,7 +13,7 @@ from aitems_engine.category.settings import ClassifierSettings
 from aitems_engine.errors import BundleError, InvalidInputError, TaxonomyError, TokenizerFormatError
 
 if TYPE_CHECKING:
-    from aitems_engine.runtime import TextScorer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.runtime import TextScorer
 
 TOKENIZER, TAXONOMY, SETTINGS = "tokenizer.json", "taxonomy.csv", "classifier.json"
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
@@ -80,7 +80,6 @@ def _scorer(bundle: Bundle, execution: str, mode: str) -> TextScorer:
         from aitems_engine.runtime import OnnxScorer
 
         return OnnxScorer(bundle.file(GRAPH))
-    from aitems_engine.runtime import NativeScorer
-    from aitems_engine.runtime.safetensors import read_safetensors  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.runtime import NativeScorer, read_safetensors
 
     return NativeScorer(read_safetensors(bundle.file(WEIGHTS)), mode=mode)
