@@ -6,4 +6,5 @@ PYBIND11_MODULE(_native, module) {
   aitems::bindings::register_errors(module);
   aitems::bindings::register_isa(module);
   aitems::bindings::register_textcnn(module);
+  aitems::bindings::register_text(module);
 }

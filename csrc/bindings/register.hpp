@@ -8,5 +8,6 @@ namespace aitems::bindings {
 void register_errors(pybind11::module_& module);
 void register_isa(pybind11::module_& module);
 void register_textcnn(pybind11::module_& module);
+void register_text(pybind11::module_& module);
 
 }  // namespace aitems::bindings
