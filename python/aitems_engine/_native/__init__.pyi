@@ -1,2 +1,3 @@
 from . import isa as isa
 from . import textcnn as textcnn
+from . import text as text

@@ -1,0 +1,8 @@
+"""Text in: tokenisers. Start at `Tokenizer`."""
+
+from __future__ import annotations
+
+from aitems_engine.text.packed import PackedText
+from aitems_engine.text.tokenizer import TokenBatch, Tokenizer
+
+__all__ = ["PackedText", "TokenBatch", "Tokenizer"]

@@ -1,0 +1,216 @@
+"""The tokeniser facade: a Hugging Face `tokenizer.json` in, arrays of ids out. The work is native (csrc/text)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine._native import text as native
+from aitems_engine.errors import InvalidInputError, TokenizerFormatError
+from aitems_engine.text import tokenizer_json
+from aitems_engine.text.packed import PackedText
+
+PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<PAD>")
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The ids of a batch of texts.
+
+    Attributes
+    ----------
+    ids : int32 array
+        Padded: shape (n, width), filled up with the tokeniser's `pad_id`. Ragged: shape (num_tokens,).
+    lengths : int32 array, shape (n,)
+        Tokens of each text.
+    row_splits : int64 array, shape (n + 1,), or None
+        Ragged form only: text i has ``ids[row_splits[i]:row_splits[i + 1]]``.
+    offsets : int32 array, shape ids.shape + (2,), or None
+        Where each token lies in its text, [begin, end) in code points; (0, 0) for padding and the template's tokens.
+    normalized : PackedText or None
+        The texts after the tokeniser's normaliser; added tokens stand as they were written.
+    replaced : int
+        Ill-formed UTF-8 sequences and lone surrogates that were read as U+FFFD, in the whole batch.
+    """
+
+    ids: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    row_splits: npt.NDArray[np.int64] | None
+    offsets: npt.NDArray[np.int32] | None
+    normalized: PackedText | None
+    replaced: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class Tokenizer:
+    """A WordPiece, BPE or Unigram tokeniser that gives the same ids as the `tokenizers` package.
+
+    Made by `from_file`, `from_str` or `aitems_engine.training.tokenizer.train_tokenizer`. Immutable; safe to use from
+    many threads at once and after fork.
+    """
+
+    def __init__(self, file: tokenizer_json.TokenizerFile, *, isa: str = "") -> None:
+        self._file = file
+        self._native = native.Tokenizer(file.native, isa)
+        pad = file.pad_id
+        if pad is None:
+            pad = next((file.vocab[token] for token in PAD_TOKENS if token in file.vocab), None)
+        self.pad_id: int = 0 if pad is None else pad
+        self._tokens: dict[int, str] | None = None
+
+    @classmethod
+    def from_str(cls, text: str | bytes, *, isa: str = "") -> Tokenizer:
+        """Read the text of a Hugging Face `tokenizer.json`.
+
+        Parameters
+        ----------
+        text : str or bytes
+            JSON.
+        isa : str
+            Instruction-set level to run on; "" = the best one here (see `aitems doctor`).
+
+        Raises
+        ------
+        TokenizerFormatError
+            Damaged, or it names a component that is not supported; the message names it.
+        """
+        return cls(tokenizer_json.read(text), isa=isa)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, isa: str = "") -> Tokenizer:
+        """Read a Hugging Face `tokenizer.json` file; see `from_str`."""
+        data = Path(path).read_bytes()
+        try:
+            return cls.from_str(data, isa=isa)
+        except TokenizerFormatError as error:
+            raise TokenizerFormatError(f"{path}: {error}") from error
+
+    def to_str(self) -> str:
+        """Return the tokeniser as `tokenizer.json` text."""
+        return json.dumps(self._file.document, ensure_ascii=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokeniser as a `tokenizer.json` file."""
+        Path(path).write_text(self.to_str(), encoding="utf-8")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Tokenizer.from_str, (self.to_str(),))
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.model}, {self.vocab_size} tokens)"
+
+    @property
+    def model(self) -> str:
+        """The kind of model: WordPiece, BPE or Unigram."""
+        return self._file.model
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, so that a table with a row for each id has this many rows."""
+        return max(self._file.vocab.values(), default=-1) + 1
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id of the unknown token, or None where the model has none."""
+        return None if self._file.unk_id < 0 else self._file.unk_id
+
+    @property
+    def isa(self) -> str:
+        """The instruction-set level this tokeniser runs on."""
+        return self._native.isa
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token, None where it is not in the vocabulary."""
+        return self._file.vocab.get(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token of an id, None where there is none."""
+        if self._tokens is None:
+            self._tokens = {value: token for token, value in self._file.vocab.items()}
+        return self._tokens.get(token_id)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str | bytes | None] | PackedText | Any,
+        *,
+        max_length: int | None = None,
+        pad_to: int | None = None,
+        ragged: bool = False,
+        offsets: bool = False,
+        normalized: bool = False,
+        add_special_tokens: bool = True,
+        threads: int = 1,
+    ) -> TokenBatch:
+        """Return the ids of many texts.
+
+        Parameters
+        ----------
+        texts : sequence of str, bytes or None; PackedText; or an Arrow string array
+            None and nulls are empty texts. Bytes are UTF-8; ill-formed sequences and lone surrogates are read as
+            U+FFFD. Arrow arrays (pyarrow `Array` or `ChunkedArray`: string, large_string, binary, large_binary) are
+            read in place.
+        max_length : int >= 0
+            Longer texts are cut to so many tokens, the template's included. None = what the file says, else no limit.
+        pad_to : int >= 0
+            Width of the padded form. None = what the file says, else the longest text of the batch.
+        ragged : bool
+            Ids one after the other with `row_splits` instead of a padded matrix.
+        offsets : bool
+            Where each token lies in its text; takes the exact path, about ten times slower.
+        normalized : bool
+            Also return the normalised texts (cheap: they were made anyway).
+        add_special_tokens : bool
+            Apply the template (post-processor) of the file.
+        threads : int
+            0 = all cores.
+
+        Returns
+        -------
+        TokenBatch
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong type or range; the message says where.
+
+        Notes
+        -----
+        Equal ids for equal text on every instruction-set level and number of threads. The GIL is released.
+        """
+        if max_length is None:
+            max_length = self._file.max_length
+        if pad_to is None:
+            pad_to = self._file.pad_to
+        if (max_length is not None and max_length < 0) or (pad_to is not None and pad_to < 0):
+            raise InvalidInputError(f"max_length and pad_to must be 0 or more, got {max_length} and {pad_to}")
+        data, splits = (texts.data, texts.offsets) if isinstance(texts, PackedText) else (texts, None)
+        ids, lengths, spans, data, splits, replaced = self._native.encode(
+            data,
+            splits,
+            max_length=-1 if max_length is None else max_length,
+            pad_to=-1 if pad_to is None else pad_to,
+            pad_id=self.pad_id,
+            ragged=ragged,
+            offsets=offsets,
+            normalized=normalized,
+            add_special=add_special_tokens,
+            threads=threads,
+        )
+        row_splits = lengths if ragged else None
+        return TokenBatch(
+            ids=ids,
+            lengths=np.diff(lengths).astype(np.int32) if ragged else lengths,
+            row_splits=row_splits,
+            offsets=spans,
+            normalized=PackedText(data, splits) if normalized else None,
+            replaced=replaced,
+        )
