@@ -7,4 +7,5 @@ PYBIND11_MODULE(_native, module) {
   aitems::bindings::register_isa(module);
   aitems::bindings::register_textcnn(module);
   aitems::bindings::register_text(module);
+  aitems::bindings::register_embedding(module);
 }

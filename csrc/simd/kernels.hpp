@@ -13,11 +13,13 @@ struct ProbeKernels {
   const char* (*compiled_for)();
 };
 
-struct TextCnnKernels;  // textcnn_kernels.hpp
+struct TextCnnKernels;   // textcnn_kernels.hpp
+struct SkipgramKernels;  // skipgram_kernels.hpp
 
 struct Kernels {
   const ProbeKernels* probe;
   const TextCnnKernels* textcnn;
+  const SkipgramKernels* skipgram;
 };
 
 const Kernels& kernels(Isa isa);
