@@ -1,6 +1,6 @@
 """Skip-gram with negative sampling, one token at a time in plain Python: the slow twin of csrc/embedding.
 
-Written from the paper and the stated order of draws; takes floats in double precision and the logistic function exactly.
+Written from the paper and the stated order of draws; double precision, and the logistic function without a table.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def train_skipgram(
     learning_rate : float
         At the start; falls linearly to a ten-thousandth of it.
     threads : int
-        0 = all cores. With 1 the result depends on the input and `seed` only, also across ISA levels; more threads share
-        the vectors without locks, so runs differ slightly.
+        0 = all cores. With 1 the result depends on the input and `seed` only, also across ISA levels; more threads
+        share the vectors without locks, so runs differ slightly.
     seed : int, 0 to 2**64 - 1
     progress : callable(words_done, words_total), optional
         Called about a hundred times on the calling thread; an exception in it stops the training and is raised here.
