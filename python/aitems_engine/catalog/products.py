@@ -28,7 +28,7 @@ MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_PRICE = 1e15
 
 _PRICE = re.compile(
-    r"(?:[₩$€£¥₹￦]|KRW|USD|EUR)?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]*)?\s*(?:원|KRW|USD|EUR|[€])?"
+    r"(?:[₩$€£¥₹￦]|KRW|USD|EUR)?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\s*(?:원|KRW|USD|EUR|[€])?"
 )
 
 
@@ -244,7 +244,7 @@ def _price(value: Any) -> float:
         match = _PRICE.fullmatch(text) if len(text) <= 64 else None
         if match is None:
             raise ValueError(f"'{text[:40]}' is not a price; leave it empty where it is unknown")
-        value = float(match[1].replace(",", "") + (match[2] or ""))
+        value = float(match[1].replace(",", "") + (match[2] or "") + (match[3] or ""))
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number, got {type(value).__name__}")
     if not 0 <= value <= MAX_PRICE:  # false for NaN as well

@@ -39,6 +39,7 @@ class TableWriter:
         self._parquet: Any = None
         self._text: io.TextIOWrapper | None = None
         self._csv: Any = None
+        self._csv_quoting: Any = None
         self.rows = 0
 
     def __enter__(self) -> TableWriter:
@@ -71,10 +72,14 @@ class TableWriter:
             if self._format == ".tsv":
                 options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
             self._csv = csv.writer(self._text, **options)
+            # csv.writer leaves a lone carriage return unquoted, which no reader takes
+            self._csv_quoting = csv.writer(self._text, lineterminator="\n", quoting=csv.QUOTE_ALL)
             self._csv.writerow(columns)
         for row, values in enumerate(zip(*columns.values(), strict=True), start=self.rows + 1):
             try:
-                self._csv.writerow(["" if v is None else v for v in values])
+                cells = ["" if v is None else v for v in values]
+                lone = self._format == ".csv" and any(isinstance(c, str) and "\r" in c for c in cells)
+                (self._csv_quoting if lone else self._csv).writerow(cells)
             except csv.Error:
                 raise DataError(
                     f"{self.path.name}, row {row}: TSV cannot hold a tab or line break; write CSV"

@@ -18,10 +18,10 @@ from aitems_engine.errors import InvalidInputError, ModelMismatchError
 from aitems_engine.types import Classification, LabelTable
 
 if TYPE_CHECKING:
-    from aitems_engine.runtime import ScorerInputs, TextScorer
     from collections.abc import Sequence
     from typing import TypeAlias
 
+    from aitems_engine.runtime import ScorerInputs, TextScorer
     from aitems_engine.text import PackedText, Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     # what is taken as a batch of texts
