@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from aitems_engine.runtime import ScorerInputs, TextScorer
-    from aitems_engine.text import PackedText, Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.text import PackedText, TokenBatch, Tokenizer
 
     # what is taken as a batch of texts
     Texts: TypeAlias = Sequence[str | None] | Sequence[bytes | None] | PackedText
@@ -77,6 +77,8 @@ class CategoryClassifier:
             [settings.threshold_by_top.get(top, settings.threshold_default) for top in tops], dtype=np.float32
         )
         self._top_names = [taxonomy.path(top) for top in tops]
+        # tokens of a title without text: 0, or those of the tokeniser's template
+        self._empty_length = int(tokenizer.encode_batch([""], max_length=settings.max_title_length).lengths[0])
         self.labels = LabelTable(np.array(settings.labels, dtype=np.str_), tuple(map(taxonomy.path, settings.labels)))
 
     def classify(
@@ -127,8 +129,8 @@ class CategoryClassifier:
         s = self.settings
         title = self._encode(titles, "titles", s.max_title_length, threads, normalized=s.gram_buckets > 0)
         gram_ids = gram_splits = mall_ids = mall_lengths = None
-        if s.gram_buckets:
-            text = title.normalized
+        text = title.normalized
+        if text is not None:
             gram_ids, gram_splits = textcnn.char_ngrams(
                 text.data, text.offsets, s.gram_min, s.gram_max, s.gram_buckets, threads
             )
@@ -137,10 +139,11 @@ class CategoryClassifier:
             mall_ids, mall_lengths = mall.ids, mall.lengths
         return ScorerInputs(title.ids, title.lengths, gram_ids, gram_splits, mall_ids, mall_lengths)
 
-    def _encode(self, texts: Any, what: str, max_length: int, threads: int, *, normalized: bool) -> Any:
-        return self.tokenizer.encode_batch(
-            _checked_texts(texts, what), max_length=max_length, normalized=normalized, threads=threads
-        )
+    def _encode(self, texts: Texts, what: str, max_length: int, threads: int, *, normalized: bool) -> TokenBatch:
+        try:
+            return self.tokenizer.encode_batch(texts, max_length=max_length, normalized=normalized, threads=threads)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{what}: {error}") from None
 
     def _no_rows(self, top_k: int) -> Classification:
         return Classification(
@@ -163,7 +166,7 @@ class CategoryClassifier:
     ) -> Classification:
         rows = len(indices)
         best, confidence = indices[:, 0], probabilities[:, 0]
-        empty = np.asarray(inputs.title_lengths) == 0
+        empty = inputs.title_lengths <= self._empty_length
         unsure = confidence < self._thresholds[best]
         causes: list[str | None] = [None] * rows
         parents = _Parents([None] * rows, np.full(rows, np.nan, dtype=np.float32))
@@ -246,23 +249,3 @@ def _checked_length(texts: Any, what: str) -> int:
         return len(texts)
     except TypeError:
         raise InvalidInputError(f"{what} must be a list of texts, got {type(texts).__name__}") from None
-
-
-def _checked_texts(texts: Any, what: str) -> Any:
-    """Return texts that the tokeniser takes; a list with None or mixed str and bytes becomes bytes."""
-    if not isinstance(texts, (list, tuple)):
-        return texts
-    kinds = set(map(type, texts))
-    if kinds <= {str} or kinds <= {bytes}:
-        return texts if isinstance(texts, list) else list(texts)
-    result: list[bytes] = []
-    for row, text in enumerate(texts):
-        if text is None:
-            result.append(b"")
-        elif isinstance(text, str):
-            result.append(text.encode("utf-8", "surrogatepass"))
-        elif isinstance(text, (bytes, bytearray, memoryview)):
-            result.append(bytes(text))
-        else:
-            raise InvalidInputError(f"{what}[{row}] must be str, bytes or None, got {type(text).__name__}")
-    return result

@@ -55,7 +55,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _build(bundle: Bundle, execution: str, mode: str) -> CategoryClassifier:
-    from aitems_engine.text import Tokenizer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from aitems_engine.text import Tokenizer
 
     settings = ClassifierSettings.from_json(bundle.read_json(SETTINGS))
     try:
