@@ -3,9 +3,21 @@
     write_tiny_bundle(path)            # then Engine.open(path); or the fixture `tiny_bundle` of conftest.py
 
 The model has every branch (title CNN, n-gram bag, mall CNN), a WordPiece vocabulary of letters, digits and some Korean
-syllables, and a three-level tree of six leaves under two top categories. Its answers mean nothing, but they are the same
-on every machine and in every execution, differ between titles, and some rows abstain.
-"""category_id,parent_id,name
+syllables, and a three-level tree of six leaves. Its answers mean nothing, but they are the same on every machine and in
+every execution, differ between titles, and some rows abstain.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aitems_engine.bundle import write_bundle
+
+TAXONOMY_CSV = """category_id,parent_id,name
 food,,식품
 digital,,Digital
 fruit,food,Fruit
