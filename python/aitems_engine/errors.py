@@ -42,6 +42,10 @@ class StreamError(AitemsError):
     """The stream cannot go on: broker, topic or configuration."""
 
 
+class TrainingError(AitemsError):
+    """Training cannot start or go on: too few labels, or a loss that is no number any more."""
+
+
 class MissingExtraError(AitemsError, ImportError):
     """An optional part is not installed; the message holds the command that installs it."""
 

@@ -1,0 +1,286 @@
+"""The training loop of the text classifier: encoded titles and labels in, a trained network and its history out.
+
+Knows nothing of files of products, taxonomies or calibration. Logit adjustment (Menon et al. 2021): tau * log prior is
+added to the logits in the loss only, so the network learns balanced scores; how much of the prior is put back is
+decided afterwards. The learning rate rises over the first steps and falls linearly to zero at `epochs`, so that a run which is
+stopped early, or refitted on more rows, follows the same path.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from aitems_engine.errors import TrainingError
+from aitems_engine.training import checkpoint as checkpoints
+from aitems_engine.training.checkpoint import EpochRecord
+from aitems_engine.training.textcnn import Dropout, Logits, TextCNN, TextCNNShape
+from aitems_engine.training.title_batches import EncodedTitles, batch_rows, iterate, make_batch
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    epochs : int
+        Length of the learning-rate schedule; the most epochs that run.
+    patience : int
+        Epochs without a better validation score after which training stops.
+    learning_rate, table_learning_rate : float
+        Highest rates of the dense weights (AdamW) and of the two embedding tables (`RowTable`).
+    logit_adjustment : float
+        tau: 0 = plain cross entropy, 1 = fully balanced.
+    auxiliary_loss : float
+        Weight of the loss of each single-modality head beside the joint head's.
+    seed, threads
+        Results are equal for equal data, settings, seed and threads on one machine; threads 0 = as torch is set.
+    device : str
+        As torch names it; empty = the first GPU, or the CPU.
+    """
+
+    epochs: int = 12
+    patience: int = 4
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    table_learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    logit_adjustment: float = 0.5
+    auxiliary_loss: float = 0.3
+    warmup_share: float = 0.05
+    dropout: Dropout = field(default_factory=Dropout)
+    seed: int = 0
+    threads: int = 0
+    device: str = ""
+
+
+def log_prior(labels: npt.NDArray[np.int64], num_leaves: int) -> npt.NDArray[np.float64]:
+    """Return log P(leaf) with half a count added, so that no leaf has probability zero."""
+    counts = np.bincount(labels, minlength=num_leaves) + 0.5
+    return np.asarray(np.log(counts / counts.sum()))
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device; for an empty name the first GPU, or the CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def rate_at(step: int, total_steps: int, warmup_share: float) -> float:
+    """Return the share of the highest learning rate: linear up over the warm-up, then linear down to zero."""
+    progress = step / total_steps
+    warm = min(1.0, (progress + 1 / total_steps) / warmup_share) if warmup_share else 1.0
+    return warm * max(0.0, 1 - progress)
+
+
+def joint_loss(
+    logits: Logits,
+    labels: torch.Tensor,
+    has_mall: torch.Tensor,
+    adjustment: torch.Tensor,
+    settings: FitSettings,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the loss of the joint head plus the weighted losses of the single-modality heads.
+
+    The mall head learns only from rows that have a mall path (`has_mall`, float 0/1).
+    """
+
+    def loss(scores: torch.Tensor, use: torch.Tensor | None) -> torch.Tensor:
+        values = F.cross_entropy(
+            scores + adjustment, labels, reduction="none", label_smoothing=settings.label_smoothing
+        )
+        return values.mean() if use is None else (values * use).sum() / use.sum().clamp_min(1e-6)
+
+    total = loss(logits.joint, weights)
+    if settings.auxiliary_loss:
+        mall = has_mall if weights is None else has_mall * weights
+        for scores, use in ((logits.title, weights), (logits.bag, weights), (logits.mall, mall)):
+            if scores is not None:
+                total = total + settings.auxiliary_loss * loss(scores, use)
+    return total
+
+
+def fit(
+    encoded: EncodedTitles,
+    labels: npt.NDArray[np.int64],
+    shape: TextCNNShape,
+    settings: FitSettings,
+    *,
+    vectors: npt.NDArray[np.float32] | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
+    validate: Callable[[TextCNN], tuple[float, float]] | None = None,
+    stop_after: int | None = None,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> tuple[TextCNN, list[EpochRecord]]:
+    """Train a network.
+
+    Parameters
+    ----------
+    encoded : EncodedTitles, n rows
+        See `encode_products`.
+    labels : int64 array, shape (n,)
+        Column of the head.
+    shape : TextCNNShape
+        Sizes of the network.
+    settings : FitSettings
+        How it is trained.
+    vectors : float32 array, shape (vocab_size, dim), optional
+        Start of the token embedding.
+    weights : float32 array, shape (n,), optional
+        Weight of each row in the loss.
+    validate : callable, optional
+        Returns (accuracy, macro-F1) of the network; called after each epoch. Training stops after
+        `settings.patience` epochs without a higher sum, and the network of the best epoch is returned.
+    stop_after : int, optional
+        Stop after that many epochs of the schedule (to refit with the number of epochs that was best).
+    checkpoint : path, optional
+        File written after each epoch; where it is there already, training goes on from it.
+    on_step : callable, optional
+        Called with (epoch, batches of an epoch, loss) after each batch.
+
+    Returns
+    -------
+    TextCNN
+        In evaluation mode.
+    list of EpochRecord
+
+    Raises
+    ------
+    TrainingError
+        The loss is no number any more.
+    """
+    with torch_threads(settings.threads):
+        torch.manual_seed(settings.seed)
+        generator = np.random.default_rng(settings.seed)
+        device = pick_device(settings.device)
+        model = TextCNN(shape, settings.dropout, vectors=vectors).to(device)
+        adjustment = torch.as_tensor(
+            settings.logit_adjustment * log_prior(labels, shape.num_leaves), dtype=torch.float32, device=device
+        )
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+        )
+        history: list[EpochRecord] = []
+        best_state: dict[str, torch.Tensor] | None = None
+        if checkpoint is not None and checkpoint.exists():
+            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator)
+        last = min(settings.epochs, stop_after or settings.epochs)
+        while len(history) < last and not out_of_patience(history, settings.patience):
+            epoch = len(history) + 1
+            started = time.perf_counter()
+            before = best_epoch(history)
+            weights_before = {k: v.clone() for k, v in model.state_dict().items()} if before == epoch - 1 > 0 else None
+            loss = run_epoch(
+                model, optimizer, encoded, labels, weights, adjustment, settings, epoch, generator, device, on_step
+            )
+            accuracy, f1 = validate(model) if validate is not None else (None, None)
+            history.append(EpochRecord(epoch, loss, accuracy, f1, time.perf_counter() - started))
+            if best_epoch(history) == epoch:
+                best_state = None
+            elif weights_before is not None:
+                best_state = weights_before
+            if checkpoint is not None:
+                checkpoints.save(checkpoint, model, optimizer, generator, history, best_state)
+        if best_state is not None:
+            model.load_state_dict(best_state)
+        return model.eval(), history
+
+
+def best_epoch(history: list[EpochRecord]) -> int:
+    """Return the first epoch with the highest accuracy + macro-F1; the last one where nothing was measured."""
+    measured = [
+        (r.accuracy + r.macro_f1, -r.epoch) for r in history if r.accuracy is not None and r.macro_f1 is not None
+    ]
+    return -max(measured)[1] if measured else len(history)
+
+
+def out_of_patience(history: list[EpochRecord], patience: int) -> bool:
+    """Return whether the best epoch is `patience` epochs behind."""
+    return len(history) - best_epoch(history) >= patience
+
+
+def run_epoch(
+    model: TextCNN,
+    optimizer: torch.optim.Optimizer,
+    encoded: EncodedTitles,
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32] | None,
+    adjustment: torch.Tensor,
+    settings: FitSettings,
+    epoch: int,
+    generator: np.random.Generator,
+    device: torch.device,
+    on_step: Callable[[int, int, float], None] | None,
+) -> float:
+    """Train one epoch and return its mean loss."""
+    model.train()
+    batches = batch_rows(encoded, settings.batch_size, generator)
+    total = 0.0
+    for number, rows in enumerate(batches):
+        rate = rate_at((epoch - 1) * len(batches) + number, settings.epochs * len(batches), settings.warmup_share)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate
+        batch = make_batch(
+            encoded,
+            rows,
+            device=device,
+            generator=generator,
+            gram_dropout=settings.dropout.grams,
+            mall_dropout=settings.dropout.mall,
+        )
+        target = torch.from_numpy(labels[rows]).to(device)
+        weight = None if weights is None else torch.from_numpy(weights[rows]).to(device)
+        loss = joint_loss(model(batch), target, (batch.mall_lengths > 0).float(), adjustment, settings, weight)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} in batch {number + 1} of epoch {epoch}; lower the learning rate "
+                f"(now {settings.learning_rate:g} and {settings.table_learning_rate:g} for the tables) "
+                "and check that vectors and weights are finite"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for table in model.tables():
+            table.step(settings.table_learning_rate * rate)
+        total += value * len(rows)
+        if on_step is not None:
+            on_step(epoch, len(batches), value)
+    return total / len(encoded)
+
+
+@torch.no_grad()
+def predict_logits(
+    model: TextCNN, encoded: EncodedTitles, *, head: str = "joint", batch_size: int = 512
+) -> npt.NDArray[np.float32]:
+    """Return the logits of all rows, float32 (n, leaves), by the joint head or the "title" or "mall" head."""
+    model.eval()
+    device = next(model.parameters()).device
+    out = np.empty((len(encoded), model.shape.num_leaves), np.float32)
+    for batch in iterate(encoded, batch_size, device=device):
+        out[batch.rows] = getattr(model(batch), head).cpu().numpy()
+    return out
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Set the number of threads torch computes with for a while; 0 leaves it as it is."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
