@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patience", type=int, help="epochs without improvement before it stops")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--title-filters", type=int, help="filters of each convolution width; 0 = no token CNN")
+    parser.add_argument("--title-filters", type=int, help="filters of each convolution width")
     parser.add_argument("--gram-buckets", type=int, help="hash buckets of character n-grams; 0 = no n-gram bag")
     parser.add_argument("--gram-dim", type=int, help="width of the n-gram bag")
     parser.add_argument("--logit-adjustment", type=float, help="0 = plain loss, 1 = all leaves count alike in training")
@@ -125,7 +125,7 @@ def settings_of(args: argparse.Namespace) -> CategorySettings:
         ),
     )
     limits = replace(default.limits, **given(gram_buckets=args.gram_buckets))
-    settings = replace(
+    return replace(
         default,
         fit=fit,
         limits=limits,
@@ -134,13 +134,12 @@ def settings_of(args: argparse.Namespace) -> CategorySettings:
         **given(
             vocab_size=args.vocab_size,
             gram_dim=args.gram_dim,
-            title_filters=args.title_filters or None,
+            title_filters=args.title_filters,
             target_accuracy=args.target_accuracy,
             validation_share=args.validation_share,
             half_life_days=args.half_life_days,
         ),
     )
-    return replace(settings, title_widths=()) if args.title_filters == 0 else settings
 
 
 def write_report(out: Path, result: CategoryTraining, products: Products, taxonomy: Taxonomy | None) -> Path:

@@ -2,8 +2,8 @@
 
 Knows nothing of files of products, taxonomies or calibration. Logit adjustment (Menon et al. 2021): tau * log prior is
 added to the logits in the loss only, so the network learns balanced scores; how much of the prior is put back is
-decided afterwards. The learning rate rises over the first steps and falls linearly to zero at `epochs`, so that a run which is
-stopped early, or refitted on more rows, follows the same path.
+decided afterwards. The learning rate rises over the first steps and falls linearly to zero at `epochs`, so that a run
+which is stopped early, or refitted on more rows, follows the same path.
 """
 
 from __future__ import annotations

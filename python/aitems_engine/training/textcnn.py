@@ -120,8 +120,8 @@ class TextCNN(torch.nn.Module):
         rows = self.embedding.gather(batch.token_rows)
         tokens = torch.cat([rows.new_zeros(1, self.shape.dim), rows])
         title = [
-            self._max_over_time(tokens, batch.title, batch.title_lengths, int(w), conv, self.training and drop.tokens)
-            for w, conv in self.title_convs.items()
+            max_over_time(tokens, batch.title, batch.title_lengths, conv, drop.tokens if self.training else 0.0)
+            for conv in convolutions(self.title_convs)
         ]
         bag = None
         if self.bag is not None and self.bag_bias is not None:
@@ -132,8 +132,7 @@ class TextCNN(torch.nn.Module):
             bag = F.relu(total * batch.gram_scales[:, None] + self.bag_bias)
             title.append(bag)
         mall = [
-            self._max_over_time(tokens, batch.mall, batch.mall_lengths, int(w), conv, 0.0)
-            for w, conv in self.mall_convs.items()
+            max_over_time(tokens, batch.mall, batch.mall_lengths, conv, 0.0) for conv in convolutions(self.mall_convs)
         ]
         title_features = F.dropout(torch.cat(title, 1), drop.features, self.training)
         features, mall_features = title_features, None
@@ -151,27 +150,43 @@ class TextCNN(torch.nn.Module):
             self.mall_head(mall_features) if self.mall_head else None,
         )
 
-    def _max_over_time(
-        self,
-        tokens: torch.Tensor,
-        ids: torch.Tensor,
-        lengths: torch.Tensor,
-        width: int,
-        conv: torch.nn.Module,
-        token_dropout: float,
-    ) -> torch.Tensor:
-        num_rows, longest = ids.shape
-        if longest == 0:
-            return tokens.new_zeros(num_rows, conv.out_channels)  # type: ignore[call-overload]
-        vectors = F.pad(tokens[ids], (0, 0, 0, width - 1))
-        if token_dropout:
-            keep = torch.rand(vectors.shape[:2], device=vectors.device) >= token_dropout
-            vectors = vectors * keep[:, :, None]
-        windows = F.conv1d(vectors.transpose(1, 2), conv.weight)  # type: ignore[arg-type]
-        padding = torch.arange(longest, device=ids.device)[None, :] >= lengths[:, None]
-        highest = windows.masked_fill(padding[:, None, :], -math.inf).amax(2)
-        feature = F.relu(highest + conv.bias)
-        return torch.where(lengths[:, None] > 0, feature, 0.0)
+
+def convolutions(branch: torch.nn.ModuleDict) -> list[torch.nn.Conv1d]:
+    """Return the convolutions of a branch by ascending width."""
+    found = [conv for conv in branch.values() if isinstance(conv, torch.nn.Conv1d)]
+    return sorted(found, key=lambda conv: conv.kernel_size)
+
+
+def max_over_time(
+    tokens: torch.Tensor, ids: torch.Tensor, lengths: torch.Tensor, conv: torch.nn.Conv1d, token_dropout: float
+) -> torch.Tensor:
+    """Return relu(max over the windows that start at real tokens + bias), exactly 0 for rows without a token.
+
+    Parameters
+    ----------
+    tokens : float32 tensor, shape (unique + 1, dim)
+        Vectors; row 0 is zero.
+    ids : int64 tensor, shape (n, longest)
+        Rows of `tokens`, 0 behind the last token.
+    lengths : int64 tensor, shape (n,)
+        Number of tokens.
+    conv : Conv1d
+        Its bias is added after the maximum, which is the same and cheaper.
+    token_dropout : float
+        Share of tokens that read as padding (whose windows still count).
+    """
+    num_rows, longest = ids.shape
+    if longest == 0:
+        return tokens.new_zeros((num_rows, conv.out_channels))
+    vectors = F.pad(tokens[ids], (0, 0, 0, conv.kernel_size[0] - 1))
+    if token_dropout:
+        keep = torch.rand(vectors.shape[:2], device=vectors.device) >= token_dropout
+        vectors = vectors * keep[:, :, None]
+    windows = F.conv1d(vectors.transpose(1, 2), conv.weight)
+    padding = torch.arange(longest, device=ids.device)[None, :] >= lengths[:, None]
+    highest = windows.masked_fill(padding[:, None, :], -math.inf).amax(2)
+    assert conv.bias is not None
+    return torch.where(lengths[:, None] > 0, F.relu(highest + conv.bias), 0.0)
 
 
 def export_tensors(
@@ -201,9 +216,11 @@ def export_tensors(
     tensors = {"embedding.weight": array(model.embedding.weight)}
     tensors["embedding.weight"][model.pad_id] = 0
     for branch, convs in (("title", model.title_convs), ("mall", model.mall_convs)):
-        for width, conv in convs.items():
-            tensors[f"{branch}.conv{width}.weight"] = array(conv.weight)  # type: ignore[arg-type]
-            tensors[f"{branch}.conv{width}.bias"] = array(conv.bias)  # type: ignore[arg-type]
+        for conv in convolutions(convs):
+            name = f"{branch}.conv{conv.kernel_size[0]}"
+            tensors[f"{name}.weight"] = array(conv.weight)
+            if conv.bias is not None:
+                tensors[f"{name}.bias"] = array(conv.bias)
     if model.bag is not None and model.bag_bias is not None:
         tensors["title.bag.weight"] = array(model.bag.weight)
         tensors["title.bag.bias"] = array(model.bag_bias)
