@@ -121,6 +121,7 @@ def fit(
     weights: npt.NDArray[np.float32] | None = None,
     validate: Callable[[TextCNN], tuple[float, float]] | None = None,
     stop_after: int | None = None,
+    pad_id: int = 0,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> tuple[TextCNN, list[EpochRecord]]:
@@ -145,6 +146,8 @@ def fit(
         `settings.patience` epochs without a higher sum, and the network of the best epoch is returned.
     stop_after : int, optional
         Stop after that many epochs of the schedule (to refit with the number of epochs that was best).
+    pad_id : int
+        Token whose vector is zero.
     checkpoint : path, optional
         File written after each epoch; where it is there already, training goes on from it.
     on_step : callable, optional
@@ -165,7 +168,7 @@ def fit(
         torch.manual_seed(settings.seed)
         generator = np.random.default_rng(settings.seed)
         device = pick_device(settings.device)
-        model = TextCNN(shape, settings.dropout, vectors=vectors).to(device)
+        model = TextCNN(shape, settings.dropout, vectors=vectors, pad_id=pad_id).to(device)
         adjustment = torch.as_tensor(
             settings.logit_adjustment * log_prior(labels, shape.num_leaves), dtype=torch.float32, device=device
         )

@@ -117,7 +117,8 @@ class TextCNN(torch.nn.Module):
         """Return the logits of a batch (leaves, unscaled)."""
         drop = self.dropout
         # row 0 of `tokens` is the zero vector that padding reads
-        rows = self.embedding.gather(batch.token_rows)
+        # a pad token written in a title reads as zeros too; its row keeps a zero gradient
+        rows = self.embedding.gather(batch.token_rows) * (batch.token_rows != self.pad_id)[:, None]
         tokens = torch.cat([rows.new_zeros(1, self.shape.dim), rows])
         title = [
             max_over_time(tokens, batch.title, batch.title_lengths, conv, drop.tokens if self.training else 0.0)
