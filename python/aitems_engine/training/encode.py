@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from aitems_engine.text import Tokenizer
+from aitems_engine.text import TokenBatch, Tokenizer
 from aitems_engine.training.title_batches import EncodedTitles
 
 
@@ -51,15 +52,16 @@ def encode_products(
     mall = tokenizer.encode_batch(
         [path or "" for path in mall_categories], max_length=limits.max_mall_length, ragged=True, threads=threads
     )
-    if limits.gram_buckets:
+    gram_ids, gram_splits = np.zeros(0, np.int32), np.zeros(len(titles) + 1, np.int64)
+    if limits.gram_buckets and title.normalized is not None:
+        text = title.normalized
         gram_ids, gram_splits = textcnn.char_ngrams(
-            title.normalized.data,
-            title.normalized.offsets,
-            limits.gram_min,
-            limits.gram_max,
-            limits.gram_buckets,
-            threads,
+            text.data, text.offsets, limits.gram_min, limits.gram_max, limits.gram_buckets, threads
         )
-    else:
-        gram_ids, gram_splits = np.zeros(0, np.int32), np.zeros(len(titles) + 1, np.int64)
-    return EncodedTitles(title.ids, title.row_splits, gram_ids, gram_splits, mall.ids, mall.row_splits)
+    return EncodedTitles(title.ids, splits(title), gram_ids, gram_splits, mall.ids, splits(mall))
+
+
+def splits(batch: TokenBatch) -> npt.NDArray[np.int64]:
+    """Return where each row of a ragged batch begins, and the end of the last."""
+    assert batch.row_splits is not None
+    return batch.row_splits
