@@ -23,11 +23,13 @@ MAX_ATTRIBUTES = 6
 NOUN_STATED, NOUN_SECTION, NOUN_NONE = range(3)
 NOUN_SHARES = (0.90, 0.04, 0.06)
 QUALIFIER_STATED = 0.86
-ATTRIBUTE_SHARES = (0.10, 0.18, 0.24, 0.20, 0.14, 0.09, 0.05)  # of 0..6 attributes
+ATTRIBUTE_SHARES = (0.06, 0.13, 0.2, 0.22, 0.19, 0.12, 0.08)  # of 0..6 attributes
 LEAF_TASTE = 0.5  # share of attributes that come from a leaf's own favourites instead of the section's
 NOUN_TASTE = 0.5  # the same for brands and product types
 LINE_STATED = 0.35
-KEYWORD_ABUSE = 0.07
+KEYWORD_ABUSE = 0.10
+HOST_STATED = 0.05  # "노트북용 가방": a product type that this product is made for
+GIFT_STATED = 0.06  # "소파 + 스툴": a product type that comes with it
 NOISE = 0.05
 
 INT = NDArray[np.int32]
@@ -52,6 +54,12 @@ class Slots:
     """(n, MAX_ATTRIBUTES) index into `Titles.attribute_words`, -1 = fewer."""
     abuse: INT
     """(n, 3) product types added to be found by searches for them, -1 = fewer."""
+    abuse_qualifier: INT
+    """The qualifier that stands before them, -1 = none."""
+    host: INT
+    """The product type that this one is made for, -1 = not stated."""
+    gift: INT
+    """The product type that comes with it, -1 = none."""
 
     def take(self, rows: NDArray[np.intp]) -> Slots:
         return Slots(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
@@ -77,15 +85,15 @@ class Titles:
         # brands: 60 that sell everything, 45 in each department; a section has 24 of them
         count = 60 + 45 * len(names)
         self.brand_hangul, self.brand_latin = invent_names(rng, count)
-        self.brand_style = rng.choice(5, size=count, p=(0.68, 0.08, 0.07, 0.05, 0.12))
+        self.brand_style = rng.choice(5, size=count, p=(0.76, 0.08, 0.06, 0.04, 0.06))
         self.brands = np.empty((len(tree.sections), BRANDS_PER_SECTION), np.int32)
         for s, department in enumerate(departments):
             own = 60 + 45 * names.index(department) + rng.permutation(45)[: BRANDS_PER_SECTION - 6]
             self.brands[s] = rng.permutation(np.concatenate([rng.permutation(60)[:6], own]))
-        self.brand_new_ms = rng.random((len(tree.sections), BRANDS_PER_SECTION))
+        self.brand_born = rng.random((len(tree.sections), BRANDS_PER_SECTION))
         """When a brand enters the section, as a share of the two years; see `draw`."""
-        self.brand_new_ms[rng.random(self.brand_new_ms.shape) < 0.8] = 0.0
-        self.brand_new_ms[:, 0] = 0.0
+        self.brand_born[rng.random(self.brand_born.shape) < 0.8] = 0.0
+        self.brand_born[:, 0] = 0.0
         taste = np.stack([rng.permutation(zipf(BRANDS_PER_SECTION, 1.6)) for _ in tree.noun_names])
         self.brand_share = (1 - NOUN_TASTE) * zipf(BRANDS_PER_SECTION)[None] + NOUN_TASTE * taste
         self.lines_hangul, self.lines_latin = invent_names(rng, 3000)
@@ -132,9 +140,15 @@ class Titles:
         }
         codes = [0.45 if s.spec in electric else 0.03 for s in tree.sections]
         self.code_share = np.array(codes) * rng.uniform(0.6, 1.4, len(codes))
+        self.section_leaves_start = np.searchsorted(tree.section, np.arange(len(tree.sections)))
+        self.section_leaves = np.bincount(tree.section)
         self.section_nouns_start = np.searchsorted(tree.noun_section, np.arange(len(tree.sections)))
         self.section_nouns = np.bincount(tree.noun_section, minlength=len(tree.sections))
         self.section_other = np.array([tree.noun_names[i] == OTHER for i in range(len(tree.noun_names))])
+        department_of = np.unique(departments, return_inverse=True)[1]
+        first = [int(np.flatnonzero(department_of == d)[0]) for d in department_of]
+        self.department_nouns_start = self.section_nouns_start[first]
+        self.department_nouns = np.bincount(department_of, weights=self.section_nouns).astype(np.int64)[department_of]
         base = rng.normal(10.2, 0.9, len(tree.sections))[tree.noun_section] + rng.normal(0, 0.5, len(tree.noun_names))
         self.log_price = base + np.array([1.3 if tree.sections[s].spec in electric else 0.0 for s in tree.noun_section])
 
@@ -159,7 +173,7 @@ class Titles:
         type_ = tree.noun[leaf]
         slot = (np.cumsum(self.brand_share, axis=1)[type_] < rng.random(n)[:, None]).sum(1)
         slot = np.minimum(slot, BRANDS_PER_SECTION - 1)
-        slot = np.where(self.brand_new_ms[section, slot] > when, 0, slot)
+        slot = np.where(self.brand_born[section, slot] > when, 0, slot)
         brand = self.brands[section, slot]
         line = self.line_of(brand, type_, rng.integers(0, LINES_PER_BRAND, n))
         line[rng.random(n) >= LINE_STATED] = -1
@@ -177,7 +191,19 @@ class Titles:
         abuse = np.where(self.section_other[others], -1, others).astype(np.int32)
         abuse[:, 1:][rng.random((n, 2)) < 0.4] = -1
         abuse[rng.random(n) >= KEYWORD_ABUSE] = -1
-        return Slots(noun_kind, noun, qualifier, section, brand, line, code, attributes, abuse)
+        any_leaf = self.section_leaves_start[section] + (rng.random(n) * self.section_leaves[section]).astype(np.int64)
+        abuse_qualifier = np.where(
+            (abuse[:, 0] >= 0) & (rng.random(n) < 0.4), self.leaf_qualifier[any_leaf], -1
+        ).astype(np.int32)
+        host_any = self.department_nouns_start[section] + (rng.random(n) * self.department_nouns[section]).astype(
+            np.int64
+        )
+        host = np.where(self.section_other[host_any] | (rng.random(n) >= HOST_STATED), -1, host_any).astype(np.int32)
+        gift_any = self.section_nouns_start[section] + (rng.random(n) * self.section_nouns[section]).astype(np.int64)
+        gift = np.where(self.section_other[gift_any] | (rng.random(n) >= GIFT_STATED), -1, gift_any).astype(np.int32)
+        return Slots(
+            noun_kind, noun, qualifier, section, brand, line, code, attributes, abuse, abuse_qualifier, host, gift
+        )
 
     def prices(self, noun: INT, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return prices in won, NaN where unknown (4 %)."""

@@ -11,11 +11,33 @@ import numpy as np
 from aitems_engine.simulator.titles import NOISE, NOUN_SECTION, NOUN_STATED, Slots, Titles
 from aitems_engine.simulator.tree import OTHER
 
-# positions of the parts: B brand, L line, Q qualifier, N noun, A attributes, C model code, S size, X keyword abuse
-ORDERS = ("BLAQNCSX", "BLQANCSX", "BQNALCSX", "LBAQNSCX", "QABNLSCX", "BCLAQNSX", "AQNBLCSX", "BLNQACSX", "BAQLNXCS")
+# positions of the parts: B brand, L line, H made for, Q qualifier, N noun, A attributes, C model code, G gift, S size,
+# X keyword abuse
+ORDERS = (
+    "BLAHQNGCSX",
+    "BLQAHNGCSX",
+    "BHQNGALCSX",
+    "LBAHQNGSCX",
+    "HQABNGLSCX",
+    "BCLAHQNGSX",
+    "AQHNGBLCSX",
+    "BLHNGQACSX",
+    "BAHQLNGXCS",
+)
 ORDER_SHARES = (0.26, 0.2, 0.12, 0.08, 0.08, 0.08, 0.06, 0.06, 0.06)
+# what has no colour
+COLOURLESS = {
+    "신선식품",
+    "가공식품",
+    "음료커피",
+    "건강식품",
+    "분유기저귀",
+    "도서",
+    "여행이용권",
+    "헤어바디",
+    "의료건강용품",
+}
 CODE_LETTERS = "ABCDEFGHJKLMNPRSTVWXZ"
-DIGITS = "0123456789"
 
 
 class Writer:
@@ -27,6 +49,7 @@ class Writer:
             for noun in tree.noun_names
         ]
         self.section_names = [section.name for section in tree.sections]
+        self.colourful = [section.department not in COLOURLESS for section in tree.sections]
         self.qualifiers = [self.spellings(q) for q in titles.qualifiers]
 
     def spellings(self, qualifier: str) -> tuple[str, ...]:
@@ -52,7 +75,7 @@ class Writer:
     def write(self, slots: Slots, rng: np.random.Generator) -> list[str]:
         """Return one title a product; never empty."""
         n = len(slots.noun)
-        u = rng.random((n, 20)).tolist()
+        u = rng.random((n, 24)).tolist()
         orders = rng.choice(len(ORDERS), size=n, p=ORDER_SHARES).tolist()
         numbers = rng.integers(0, 2**31, size=n).tolist()
         columns = zip(
@@ -65,6 +88,9 @@ class Writer:
             slots.code.tolist(),
             slots.attributes.tolist(),
             slots.abuse.tolist(),
+            slots.abuse_qualifier.tolist(),
+            slots.host.tolist(),
+            slots.gift.tolist(),
             u,
             orders,
             numbers,
@@ -83,6 +109,9 @@ class Writer:
         code: int,
         attributes: list[int],
         abuse: list[int],
+        abuse_qualifier: int,
+        host: int,
+        gift: int,
         u: list[float],
         order: int,
         number: int,
@@ -104,12 +133,18 @@ class Writer:
             parts["A"] = " ".join(words)
         if code >= 0:
             parts["C"] = self.code(code, u[4], number)
-        if u[5] < 0.42:
-            spec = pick(titles.specs[section], u[5] / 0.42)
+        if u[5] < 0.46:
+            spec = pick(titles.specs[section], u[5] / 0.46)
             parts["S"] = f"({spec})" if u[6] < 0.08 else spec.replace(" ", "") if u[6] < 0.3 else spec
         extra = [pick_first(self.nouns[a], 0.8, u[7]) for a in abuse if a >= 0]
         if extra:
-            parts["X"] = ("/" if u[8] < 0.25 else " ").join(extra)
+            if abuse_qualifier >= 0:
+                extra[0] = f"{self.qualifiers[abuse_qualifier][0]} {extra[0]}"
+            parts["X"] = ("/" if u[8] < 0.4 else " ").join(extra)
+        if host >= 0:
+            parts["H"] = self.nouns[host][0] + ("용" if u[20] < 0.6 else " 호환" if u[20] < 0.8 else "전용")
+        if gift >= 0:
+            parts["G"] = ("+ " if u[21] < 0.6 else "+") + self.nouns[gift][0]
         joined = u[9] < 0.15 and "Q" in parts and "N" in parts
         pieces: list[str] = []
         for key in ORDERS[order]:
@@ -125,12 +160,14 @@ class Writer:
         title = " ".join(pieces)
         if u[11] < NOISE:
             title = misspell(title, u[11] / NOISE, u[12])
-        if u[13] < 0.27:
-            title += (", " if u[13] < 0.2 else " ") + pick(general["colours"], u[14])
-        if u[15] < 0.2:
-            title += (", " if u[15] < 0.17 else " ") + pick(general["counts"], u[16])
-        if u[17] < 0.12:
-            title = f"{pick(general['promo_front'], u[17] / 0.12)}{'' if u[18] < 0.3 else ' '}{title}"
+        if u[13] < 0.3 and self.colourful[section]:
+            title += (", " if u[13] < 0.22 else " ") + pick(general["colours"], u[14])
+            if u[22] < 0.14:
+                title += "/" + pick(general["colours"], u[22] / 0.14)
+        if u[15] < 0.24:
+            title += (", " if u[15] < 0.2 else " ") + pick(general["counts"], u[16])
+        if u[17] < 0.08:
+            title = f"{pick(general['promo_front'], u[17] / 0.08)}{'' if u[18] < 0.3 else ' '}{title}"
         if u[19] < 0.08:
             title += " " + pick(general["promo_back"], u[19] / 0.08)
         return title or str(titles.brand_hangul[brand])
