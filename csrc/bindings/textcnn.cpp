@@ -87,13 +87,13 @@ std::unique_ptr<Scorer> make_scorer(const py::dict& tensors, const std::string& 
   }
   const Isa level = require_isa(isa);
   py::gil_scoped_release release;
-  return std::make_unique<Scorer>(textcnn::Model(views, textcnn::Mode::kExact, level, threads));
+  return std::make_unique<Scorer>(textcnn::Model(views, mode == "int8" ? textcnn::Mode::kInt8 : textcnn::Mode::kExact, level, threads));
 }
 
 py::dict describe(const Scorer& scorer) {
   const textcnn::Model& model = scorer.model();
   py::dict out;
-  out["mode"] = "exact";
+  out["mode"] = model.mode == textcnn::Mode::kInt8 ? "int8" : "exact";
   out["isa"] = std::string(isa_name(model.isa));
   out["classes"] = model.classes();
   out["vocabulary"] = model.vocabulary;

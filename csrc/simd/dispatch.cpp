@@ -18,6 +18,7 @@ extern const SkipgramKernels kSkipgram_baseline;
 #if defined(__x86_64__)
 extern const ProbeKernels kProbe_v3, kProbe_v4, kProbe_amx;
 extern const SkipgramKernels kSkipgram_v3, kSkipgram_v4;
+extern const TextCnnKernels kTextCnn_v3, kTextCnn_v4, kTextCnn_amx;
 #elif defined(__aarch64__)
 extern const ProbeKernels kProbe_neon;
 #endif
@@ -111,9 +112,9 @@ Isa active_isa() {
 const Kernels& kernels(Isa isa) {
   static const Kernels baseline{&kProbe_baseline, &kTextCnn_baseline, &kSkipgram_baseline};
 #if defined(__x86_64__)
-  static const Kernels v3{&kProbe_v3, &kTextCnn_baseline, &kSkipgram_v3};
-  static const Kernels v4{&kProbe_v4, &kTextCnn_baseline, &kSkipgram_v4};
-  static const Kernels amx{&kProbe_amx, &kTextCnn_baseline, &kSkipgram_v4};
+  static const Kernels v3{&kProbe_v3, &kTextCnn_v3, &kSkipgram_v3};
+  static const Kernels v4{&kProbe_v4, &kTextCnn_v4, &kSkipgram_v4};
+  static const Kernels amx{&kProbe_amx, &kTextCnn_amx, &kSkipgram_v4};
   switch (isa) {
     case Isa::kV3: return v3;
     case Isa::kV4: return v4;

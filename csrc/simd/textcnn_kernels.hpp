@@ -11,13 +11,22 @@ constexpr int kTextCnnPanel = 32;
 // Largest top-k that is kept beside the product; above it the caller asks for all logits.
 constexpr int kTextCnnMaxTop = 64;
 
-// One convolution of the folded text CNN for one row: out[f] = relu(scale[f] * max over t of sum over j of table[ids[t+j]][j][f] + bias[f]).
+// One convolution of the folded text CNN for one row:
+//   out[f] = relu(scale[f] * max over t of sum over j of table[ids[t + j]][j][f] + bias[f]), 0 for a row without tokens.
 struct TextCnnConv {
   const void* table;         // first token, first tap of this width
   std::size_t token_stride;  // elements from token to token
   int width;
   int filters;         // multiple of kTextCnnPanel
-  const float* scale;  // one a filter; unused by float tables
+  const float* scale;  // one a filter; absent (scale 1) for float tables
+  const float* bias;
+};
+
+// The bag of one row: out[c] = relu(scale[c] * sum of the rows / sqrt(max(1, count)) + bias[c]).
+struct TextCnnBag {
+  const void* table;
+  int columns;         // multiple of kTextCnnPanel
+  const float* scale;  // absent for float tables
   const float* bias;
 };
 
@@ -26,7 +35,7 @@ struct TextCnnConv {
 //   int8:  rows uint8, weights int8 [panel][depth / 64][2 halves][16 groups of 4][16 columns][4]; depth is a multiple of 64.
 //          The same bytes are AMX tiles (16 x 64 B) and VNNI operands. logit = sum * row_scale * column_scale + bias.
 struct TextCnnProduct {
-  const void* rows;
+  const void* rows;  // int8: readable up to the next multiple of 32 rows
   std::size_t row_stride;  // elements
   int count;
   int depth;
@@ -50,10 +59,18 @@ struct alignas(64) TextCnnTop {
 
 struct TextCnnKernels {
   void (*conv_f32)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);
-  // relu(sum of the rows / sqrt(max(1, count)) + bias) over `columns` (multiple of 32) columns
-  void (*bag_f32)(const float* table, int columns, const int32_t* ids, int64_t count, const float* bias, float* out);
+  void (*conv_i16)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);  // sums of a window fit int16
+  void (*conv_i8)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);
+  void (*bag_f32)(const TextCnnBag& bag, const int32_t* ids, int64_t count, float* out);
+  void (*bag_i8)(const TextCnnBag& bag, const int32_t* ids, int64_t count, float* out);
+  // Codes of a row of features >= 0, as large as this level's int8 product takes them; returns the scale of the row.
+  float (*quantize)(const float* features, int depth, uint8_t* codes);
+  // all logits
   void (*product_f32)(const TextCnnProduct& product, float* out, std::size_t out_stride);
+  void (*product_i8)(const TextCnnProduct& product, float* out, std::size_t out_stride);
+  // running best k and normaliser
   void (*top_f32)(const TextCnnProduct& product, TextCnnTop* tops);
+  void (*top_i8)(const TextCnnProduct& product, TextCnnTop* tops);
 };
 
 }  // namespace aitems

@@ -26,7 +26,20 @@ struct Tensor {
 };
 using Tensors = std::map<std::string, Tensor>;
 
-enum class Mode { kExact };
+enum class Mode {
+  kExact,  // float32 throughout
+  kInt8,   // tables int8 or int16, features uint8 with a scale a row, weights int8 with a scale an output
+};
+enum class Element { kF32, kI16, kI8 };
+
+// A table of rows that are gathered and added.
+struct Table {
+  Element element = Element::kF32;
+  AlignedBuffer<unsigned char> bytes;
+
+  std::size_t element_size() const { return element == Element::kF32 ? 4 : element == Element::kI16 ? 2 : 1; }
+  const void* at(std::size_t index) const { return bytes.data() + index * element_size(); }
+};
 
 // One convolution as it lies in a branch's table and in the row of features.
 struct ConvLayout {
@@ -40,8 +53,8 @@ struct ConvLayout {
 struct Branch {
   std::vector<ConvLayout> convs;
   std::size_t token_stride = 0;  // elements
-  AlignedBuffer<float> table_f32;
-  AlignedBuffer<float> bias;  // by feature, the branch's first one at 0
+  Table table;
+  AlignedBuffer<float> scale, bias;  // by feature, the branch's first one at 0; no scale for float tables
   bool present() const { return !convs.empty(); }
 };
 
@@ -49,8 +62,8 @@ struct Bag {
   int64_t buckets = 0;
   int columns = 0;  // padded
   int feature = 0;
-  AlignedBuffer<float> table_f32;
-  AlignedBuffer<float> bias;
+  Table table;
+  AlignedBuffer<float> scale, bias;
   bool present() const { return buckets > 0; }
 };
 
@@ -59,8 +72,9 @@ struct Dense {
   int depth = 0;    // padded
   int columns = 0;  // as trained
   int panels = 0;
-  AlignedBuffer<float> weights_f32;
-  AlignedBuffer<float> bias;
+  AlignedBuffer<float> weights_f32;  // exact mode
+  AlignedBuffer<int8_t> weights_i8;  // int8 mode
+  AlignedBuffer<float> scale, bias;
   bool present() const { return columns > 0; }
 };
 

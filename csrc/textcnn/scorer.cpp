@@ -43,15 +43,23 @@ void softmax(float* row, std::size_t classes) {
 
 }  // namespace
 
-// Memory of one thread: features, hidden layer, logits or running tops of one block.
+// Memory of one thread for one block. Made once, kept by the scorer.
 struct Scorer::Scratch {
-  AlignedBuffer<float> features, hidden, logits;
-  std::vector<TextCnnTop> tops;
+  AlignedBuffer<float> features, hidden, logits, scale;
+  AlignedBuffer<uint8_t> codes, hidden_codes;
+  AlignedBuffer<TextCnnTop> tops;
 
-  template <class T>
-  static T* room(AlignedBuffer<T>& buffer, std::size_t size) {
-    if (buffer.size() < size) buffer = AlignedBuffer<T>(size);
-    return buffer.data();
+  void reserve(const Model& model) {
+    if (tops.size()) return;
+    const bool int8 = model.mode == Mode::kInt8;
+    const auto depth = static_cast<std::size_t>(model.depth);
+    const std::size_t hidden_depth = model.fc.present() ? static_cast<std::size_t>(model.head.depth) : 0;
+    features = AlignedBuffer<float>(int8 ? depth : kBlock * depth);
+    hidden = AlignedBuffer<float>(kBlock * hidden_depth);
+    codes = AlignedBuffer<uint8_t>(int8 ? kBlock * depth : 0);
+    hidden_codes = AlignedBuffer<uint8_t>(int8 ? kBlock * hidden_depth : 0);
+    scale = AlignedBuffer<float>(kBlock);
+    tops = AlignedBuffer<TextCnnTop>(kBlock);
   }
 };
 
@@ -98,63 +106,72 @@ void Scorer::check(const Inputs& in) const {
   if (model_.mall.present() && in.mall_ids != nullptr && in.mall_lengths == nullptr) invalid("mall_lengths is needed with mall_ids");
 }
 
-void Scorer::features(const Inputs& in, std::size_t begin, std::size_t end, Scratch& scratch) const {
-  const auto depth = static_cast<std::size_t>(model_.depth);
-  float* out = Scratch::room(scratch.features, kBlock * depth);
-  const auto branch = [&](const Branch& b, const char* name, const int32_t* ids, int64_t width, const int32_t* lengths, std::size_t row, float* to) {
+// Features of one row.
+void Scorer::row_features(const Inputs& in, std::size_t row, float* out) const {
+  const auto branch = [&](const Branch& b, const char* name, const int32_t* ids, int64_t width, const int32_t* lengths) {
     const int32_t length = ids == nullptr ? 0 : checked_length(name, lengths, width, row);
     const int32_t* tokens = ids == nullptr ? nullptr : ids + static_cast<int64_t>(row) * width;
     check_ids(name, tokens, length, model_.vocabulary, row);
-    const int first = b.convs.front().feature;
+    const auto run = b.table.element == Element::kF32 ? kernel_->conv_f32 : b.table.element == Element::kI16 ? kernel_->conv_i16 : kernel_->conv_i8;
     for (const ConvLayout& c : b.convs) {
-      const TextCnnConv conv{b.table_f32.data() + c.offset, b.token_stride, c.width, c.padded, nullptr, b.bias.data() + (c.feature - first)};
-      kernel_->conv_f32(conv, tokens, length, to + c.feature);
+      const std::size_t at = static_cast<std::size_t>(c.feature - b.convs.front().feature);
+      run({b.table.at(c.offset), b.token_stride, c.width, c.padded, b.scale.size() ? b.scale.data() + at : nullptr, b.bias.data() + at}, tokens, length,
+          out + c.feature);
     }
   };
-  for (std::size_t row = begin; row < end; ++row, out += depth) {
-    branch(model_.title, "title", in.title_ids, in.title_width, in.title_lengths, row, out);
-    if (model_.bag.present()) {
-      const Bag& bag = model_.bag;
-      const int32_t* grams = in.gram_ids + in.gram_splits[row];
-      const int64_t count = in.gram_splits[row + 1] - in.gram_splits[row];
-      check_ids("gram", grams, count, bag.buckets, row);
-      kernel_->bag_f32(bag.table_f32.data(), bag.columns, grams, count, bag.bias.data(), out + bag.feature);
-    }
-    if (model_.mall.present()) branch(model_.mall, "mall", in.mall_ids, in.mall_width, in.mall_lengths, row, out);
+  branch(model_.title, "title", in.title_ids, in.title_width, in.title_lengths);
+  if (model_.bag.present()) {
+    const Bag& bag = model_.bag;
+    const int32_t* grams = in.gram_ids + in.gram_splits[row];
+    const int64_t count = in.gram_splits[row + 1] - in.gram_splits[row];
+    check_ids("gram", grams, count, bag.buckets, row);
+    const auto run = bag.table.element == Element::kF32 ? kernel_->bag_f32 : kernel_->bag_i8;
+    run({bag.table.at(0), bag.columns, bag.scale.data(), bag.bias.data()}, grams, count, out + bag.feature);
   }
-  if (!model_.fc.present()) return;
-  const Dense& fc = model_.fc;
-  const std::size_t columns = static_cast<std::size_t>(fc.panels) * kPanel;
-  float* hidden = Scratch::room(scratch.hidden, kBlock * columns);
-  TextCnnProduct product{};
-  product.rows = scratch.features.data();
-  product.row_stride = depth;
-  product.count = static_cast<int>(end - begin);
-  product.depth = fc.depth;
-  product.weights = fc.weights_f32.data();
-  product.panels = fc.panels;
-  product.bias = fc.bias.data();
-  kernel_->product_f32(product, hidden, columns);
-  for (std::size_t i = 0; i < (end - begin) * columns; ++i) hidden[i] = std::max(hidden[i], 0.f);
+  if (model_.mall.present()) branch(model_.mall, "mall", in.mall_ids, in.mall_width, in.mall_lengths);
 }
 
-TextCnnProduct Scorer::head_product(const Scratch& scratch, std::size_t rows) const {
-  const Dense& head = model_.head;
-  TextCnnProduct product{};
-  product.rows = model_.fc.present() ? scratch.hidden.data() : scratch.features.data();
-  product.row_stride = static_cast<std::size_t>(head.depth);
-  product.count = static_cast<int>(rows);
-  product.depth = head.depth;
-  product.weights = head.weights_f32.data();
-  product.panels = head.panels;
-  product.bias = head.bias.data();
-  return product;
+// What the head reads for rows [begin, end), and the product it then is.
+TextCnnProduct Scorer::head_input(const Inputs& in, std::size_t begin, std::size_t end, Scratch& scratch) const {
+  const auto depth = static_cast<std::size_t>(model_.depth);
+  const bool int8 = model_.mode == Mode::kInt8, low_rank = model_.fc.present();
+  const std::size_t rows = end - begin;
+  scratch.reserve(model_);
+  for (std::size_t i = 0; i < rows; ++i) {
+    float* features = scratch.features.data() + (int8 ? 0 : i * depth);
+    row_features(in, begin + i, features);
+    if (int8) scratch.scale[i] = kernel_->quantize(features, model_.depth, scratch.codes.data() + i * depth);
+  }
+  if (!low_rank) return product(model_.head, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch);
+
+  const auto hidden = static_cast<std::size_t>(model_.head.depth);
+  const TextCnnProduct first = product(model_.fc, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch);
+  (int8 ? kernel_->product_i8 : kernel_->product_f32)(first, scratch.hidden.data(), hidden);
+  for (std::size_t i = 0; i < rows * hidden; ++i) scratch.hidden[i] = std::max(scratch.hidden[i], 0.f);
+  if (int8)
+    for (std::size_t i = 0; i < rows; ++i)
+      scratch.scale[i] = kernel_->quantize(scratch.hidden.data() + i * hidden, model_.head.depth, scratch.hidden_codes.data() + i * hidden);
+  return product(model_.head, int8 ? static_cast<const void*>(scratch.hidden_codes.data()) : scratch.hidden.data(), rows, scratch);
+}
+
+TextCnnProduct Scorer::product(const Dense& dense, const void* rows, std::size_t count, const Scratch& scratch) const {
+  const bool int8 = model_.mode == Mode::kInt8;
+  return {rows,
+          static_cast<std::size_t>(dense.depth),
+          static_cast<int>(count),
+          dense.depth,
+          int8 ? static_cast<const void*>(dense.weights_i8.data()) : dense.weights_f32.data(),
+          dense.panels,
+          dense.bias.data(),
+          scratch.scale.data(),
+          dense.scale.data()};
 }
 
 void Scorer::block_logits(const Inputs& in, std::size_t begin, std::size_t end, Scratch& scratch) const {
-  features(in, begin, end, scratch);
+  const TextCnnProduct head = head_input(in, begin, end, scratch);
   const std::size_t columns = static_cast<std::size_t>(model_.head.panels) * kPanel;
-  kernel_->product_f32(head_product(scratch, end - begin), Scratch::room(scratch.logits, kBlock * columns), columns);
+  if (scratch.logits.size() == 0) scratch.logits = AlignedBuffer<float>(kBlock * columns);
+  (model_.mode == Mode::kInt8 ? kernel_->product_i8 : kernel_->product_f32)(head, scratch.logits.data(), columns);
 }
 
 // Blocks are as large as the caches like, smaller when that gives every thread one.
@@ -208,8 +225,7 @@ void Scorer::top(const Inputs& in, int k, int threads, int32_t* indices, float* 
       }
       return;
     }
-    features(in, begin, end, scratch);
-    scratch.tops.resize(kBlock);
+    const TextCnnProduct head = head_input(in, begin, end, scratch);
     for (std::size_t i = 0; i < end - begin; ++i) {
       TextCnnTop& top = scratch.tops[i];
       std::fill(top.sums, top.sums + 16, 0.f);
@@ -218,7 +234,7 @@ void Scorer::top(const Inputs& in, int k, int threads, int32_t* indices, float* 
       top.k = k;
       top.found = 0;
     }
-    kernel_->top_f32(head_product(scratch, end - begin), scratch.tops.data());
+    (model_.mode == Mode::kInt8 ? kernel_->top_i8 : kernel_->top_f32)(head, scratch.tops.data());
     for (std::size_t row = begin; row < end; ++row) {
       const TextCnnTop& top = scratch.tops[row - begin];
       const float scale = 1.f / std::accumulate(top.sums, top.sums + 16, 0.f);

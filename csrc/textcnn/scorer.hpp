@@ -41,10 +41,11 @@ class Scorer {
   struct Scratch;
   class Lease;
   void check(const Inputs& inputs) const;
-  void features(const Inputs& inputs, std::size_t begin, std::size_t end, Scratch& scratch) const;
+  void row_features(const Inputs& inputs, std::size_t row, float* out) const;
+  TextCnnProduct head_input(const Inputs& inputs, std::size_t begin, std::size_t end, Scratch& scratch) const;
+  TextCnnProduct product(const Dense& dense, const void* rows, std::size_t count, const Scratch& scratch) const;
   void block_logits(const Inputs& inputs, std::size_t begin, std::size_t end, Scratch& scratch) const;
   std::size_t grain(int64_t count, int threads) const;
-  TextCnnProduct head_product(const Scratch& scratch, std::size_t rows) const;
 
   Model model_;
   const TextCnnKernels* kernel_;
