@@ -74,3 +74,54 @@ def top(probabilities, k):
     """Indices and values, ties: lower index first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(probabilities, order, axis=1)
+
+
+def int8_logits(tensors, inputs, largest_code):
+    """What the int8 mode computes: int8 tables, uint8 features with a scale a row, int8 weights with a scale an output."""
+
+    def codes(values, axis):
+        top = np.abs(values).max(axis=axis, keepdims=True)
+        scale = np.where(top > 0, top / 127, 1)
+        return np.rint(values / scale), scale
+
+    def dense(name, rows):
+        top = rows.max(axis=1, keepdims=True)
+        scale = np.where(top > 0, top / largest_code, 1)
+        weight, weight_scale = codes(tensors[f"{name}.weight"].astype(np.float64), 1)
+        return (np.rint(rows / scale) @ weight.T) * scale * weight_scale[:, 0] + tensors[f"{name}.bias"]
+
+    tables = {}
+    for branch in ("title", "mall"):
+        for w in range(1, 17):
+            if f"{branch}.conv{w}.weight" in tensors:
+                folded = np.einsum(
+                    "vd,fdj->vjf", tensors["embedding.weight"].astype(np.float64), tensors[f"{branch}.conv{w}.weight"]
+                )
+                tables[branch, w] = codes(folded, (0, 1))
+    bag = codes(tensors["title.bag.weight"].astype(np.float64), 0) if "title.bag.weight" in tensors else None
+
+    def branch_rows(branch, ids):
+        out = []
+        for (b, w), (table, scale) in tables.items():
+            if b != branch:
+                continue
+            bias = tensors[f"{branch}.conv{w}.bias"]
+            windows = [sum(table[ids[t + j], j] for j in range(w) if t + j < len(ids)) for t in range(len(ids))]
+            out.append(np.maximum(np.max(windows, axis=0) * scale[0, 0] + bias, 0) if windows else np.zeros(len(bias)))
+        return out
+
+    rows = []
+    for i in range(inputs.count):
+        parts = branch_rows("title", inputs.title_ids[i, : inputs.title_lengths[i]])
+        if bag is not None:
+            ids = inputs.gram_ids[inputs.gram_splits[i] : inputs.gram_splits[i + 1]]
+            parts.append(
+                np.maximum(bag[0][ids].sum(0) * bag[1][0] / np.sqrt(max(1, len(ids))) + tensors["title.bag.bias"], 0)
+            )
+        known = inputs.mall_ids is not None
+        parts += branch_rows("mall", inputs.mall_ids[i, : inputs.mall_lengths[i]] if known else [])
+        rows.append(np.concatenate(parts))
+    h = np.array(rows)
+    if "fc.weight" in tensors:
+        h = np.maximum(dense("fc", h), 0)
+    return dense("head", h)

@@ -15,6 +15,8 @@ from aitems_engine.errors import ConfigError, InvalidInputError
 from aitems_engine.runtime import NativeScorer, OnnxScorer, ScorerInputs
 from aitems_engine.training.onnx_graph import build_onnx
 
+pytestmark = pytest.mark.native
+
 _spec = importlib.util.spec_from_file_location(
     "reference_textcnn", Path(__file__).resolve().parent.parent / "reference" / "textcnn.py"
 )
@@ -109,6 +111,40 @@ def test_exact_mode_equals_the_definition(name, level):
             np.testing.assert_allclose(values, best, rtol=1e-4, atol=1e-6)
             close = np.abs(np.take_along_axis(probabilities, indices, 1) - best) < 1e-6
             assert ((indices == order) | close).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("level", isa.runnable())
+def test_int8_mode_equals_its_definition(name, level):
+    rng = np.random.default_rng(len(name))
+    tensors = make_tensors(rng, **MODELS[name])
+    scorer = NativeScorer(tensors, mode="int8", isa=level)
+    largest_code = 127 if level == "v3" else 255
+    for count in (1, 7, 40):
+        inputs = make_inputs(rng, tensors, count)
+        expected = reference.int8_logits(tensors, inputs, largest_code)
+        logits = scorer.logits(inputs)
+        # a sum that lies on the edge of two codes may fall to either side: one code of one feature
+        np.testing.assert_allclose(logits, expected, atol=0.05)
+        assert np.abs(logits - expected).mean() < 2e-3
+        probabilities = reference.softmax(logits.astype(np.float64))
+        k = min(6, scorer.classes)
+        indices, values = scorer.score(inputs, k)
+        order, best = reference.top(probabilities, k)
+        assert (indices == order).all()
+        np.testing.assert_allclose(values, best, rtol=1e-4, atol=1e-7)
+
+
+def test_int8_mode_stays_close_to_exact():
+    rng = np.random.default_rng(5)
+    tensors = make_tensors(rng, dimension=32, title=((2, 64), (3, 64)), bag=(64, 32), mall=((2, 32),), classes=300)
+    inputs = make_inputs(rng, tensors, 500)
+    exact = NativeScorer(tensors, mode="exact")
+    for level in isa.runnable():
+        scorer = NativeScorer(tensors, mode="int8", isa=level)
+        assert (scorer.score(inputs, 1)[0] == exact.score(inputs, 1)[0]).mean() > 0.96
+        assert np.abs(scorer.probabilities(inputs) - exact.probabilities(inputs)).max() < 0.05
+    assert scorer.describe()["table_bytes"] * 3.9 < exact.describe()["table_bytes"]
 
 
 @pytest.mark.parametrize("name", MODELS)

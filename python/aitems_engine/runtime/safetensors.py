@@ -73,8 +73,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]
     for begin, stop, dtype, shape, name in spans:
         if begin != end or stop > len(data):
             raise DataError(
-                f"{path}: tensor '{name}' lies at bytes {begin} to {stop}; it must begin at {end}, where the last one ends, "
-                f"and end within the {len(data)} bytes of data"
+                f"{path}: tensor '{name}' lies at bytes {begin} to {stop}; it must begin at {end}, "
+                f"where the last one ends, and end within the {len(data)} bytes of data"
             )
         # A copy only where the file does not align the tensor (its header may have any length).
         tensors[name] = _view(data[begin:stop], dtype, shape)

@@ -1,0 +1,121 @@
+// Text classifier kernels for AMX INT8 tiles: only the int8 products differ from textcnn_v4.cpp, on the same packed weights. Tiles
+// pay from 16 rows; below, the VNNI product runs. This file has been compiled, and its tile logic run through a scalar emulation
+// (tests/cpp/test_textcnn_amx.cpp); it has not run on AMX hardware.
+#include "simd/textcnn_avx512.inc"
+
+#include "simd/kernels.hpp"
+
+namespace aitems {
+extern const TextCnnKernels kTextCnn_v4;
+extern const TextCnnKernels kTextCnn_amx;
+namespace {
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t column_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Configured for each call and released after it: other libraries in the process (oneDNN, ONNX Runtime) reshape or release the
+// tiles of their thread.
+inline void tiles_begin() {
+  TileConfig config;
+  for (int t = 0; t < 8; ++t) {
+    config.column_bytes[t] = 64;
+    config.rows[t] = 16;
+  }
+  // GCC 12 believes that ldtilecfg reads 8 bytes and drops the other stores: the empty asm makes it write them all.
+  __asm__ volatile("" : : "m"(config) : "memory");
+  _tile_loadconfig(&config);
+}
+inline void compiler_barrier() { __asm__ volatile("" : : : "memory"); }  // GCC's tile loads and stores name no memory operand
+
+#define TILES_BEGIN()   \
+  do {                  \
+    compiler_barrier(); \
+    tiles_begin();      \
+  } while (false)
+#define TILES_END() _tile_release()
+#define TILE_ZERO(t) _tile_zero(t)
+#define TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
+#define TILE_STREAM(t, from, stride) _tile_stream_loadd(t, from, stride)
+#define TILE_DPBUSD(sum, a, b) _tile_dpbusd(sum, a, b)
+#define TILE_STORE(t, to, stride)  \
+  do {                             \
+    _tile_stored(t, to, stride);   \
+    compiler_barrier();            \
+  } while (false)
+
+}  // namespace
+}  // namespace aitems
+
+namespace aitems {
+#include "simd/textcnn_amx_tiles.inc"
+
+namespace {
+
+constexpr int kRowsMin = 16;
+constexpr int kBlock = 192;
+
+// Calls small(product, first) for the rows that do not fill half a block, tiles for the others.
+template <class Finish, class Small>
+inline void run(const TextCnnProduct& p, const Finish& finish, const Small& small) {
+  for (int block = 0; block < p.count; block += kBlock) {
+    TextCnnProduct part = p;
+    part.rows = static_cast<const uint8_t*>(p.rows) + static_cast<std::size_t>(block) * p.row_stride;
+    part.row_scale = p.row_scale + block;
+    const int rows = p.count - block < kBlock ? p.count - block : kBlock, rest = rows % 32 < kRowsMin ? rows % 32 : 0;
+    part.count = rows - rest;
+    if (part.count) amx_blocks(part, [&](int row, int here, int panel, const int32_t* sums) { finish(block + row, here, panel, sums); });
+    if (rest) {
+      part.rows = static_cast<const uint8_t*>(part.rows) + static_cast<std::size_t>(part.count) * p.row_stride;
+      part.row_scale += part.count;
+      const int first = block + part.count;
+      part.count = rest;
+      small(part, first);
+    }
+  }
+}
+
+inline __m512 logit(const TextCnnProduct& p, const int32_t* sums, int row, int column) {
+  return dequantized(_mm512_load_si512(sums), p.row_scale[row], p.column_scale + column, p.bias + column);
+}
+
+void product_i8(const TextCnnProduct& p, float* out, std::size_t stride) {
+  run(
+      p,
+      [&](int row, int rows, int panel, const int32_t* sums) {
+        const int column = panel * kTextCnnPanel;
+        for (int r = 0; r < rows; ++r, sums += 32) {
+          float* to = out + static_cast<std::size_t>(row + r) * stride + column;
+          _mm512_storeu_ps(to, logit(p, sums, row + r, column));
+          _mm512_storeu_ps(to + 16, logit(p, sums + 16, row + r, column + 16));
+        }
+      },
+      [&](const TextCnnProduct& part, int first) { kTextCnn_v4.product_i8(part, out + static_cast<std::size_t>(first) * stride, stride); });
+}
+
+void top_i8(const TextCnnProduct& p, TextCnnTop* tops) {
+  run(
+      p,
+      [&](int row, int rows, int panel, const int32_t* sums) {
+        const int column = panel * kTextCnnPanel;
+        for (int r = 0; r < rows; ++r, sums += 32) take(tops[row + r], logit(p, sums, row + r, column), logit(p, sums + 16, row + r, column + 16), column);
+      },
+      [&](const TextCnnProduct& part, int first) { kTextCnn_v4.top_i8(part, tops + first); });
+}
+
+// The rest is that of v4.
+void conv_f32(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_f32(c, ids, n, out); }
+void conv_i16(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_i16(c, ids, n, out); }
+void conv_i8(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_i8(c, ids, n, out); }
+void bag_f32(const TextCnnBag& b, const int32_t* ids, int64_t n, float* out) { kTextCnn_v4.bag_f32(b, ids, n, out); }
+void bag_i8(const TextCnnBag& b, const int32_t* ids, int64_t n, float* out) { kTextCnn_v4.bag_i8(b, ids, n, out); }
+float quantize(const float* features, int depth, uint8_t* codes) { return kTextCnn_v4.quantize(features, depth, codes); }
+void product_f32(const TextCnnProduct& p, float* out, std::size_t stride) { kTextCnn_v4.product_f32(p, out, stride); }
+void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { kTextCnn_v4.top_f32(p, tops); }
+
+}  // namespace
+
+const TextCnnKernels kTextCnn_amx = {conv_f32, conv_i16, conv_i8, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
+}  // namespace aitems
