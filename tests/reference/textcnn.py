@@ -77,7 +77,7 @@ def top(probabilities, k):
 
 
 def int8_logits(tensors, inputs, largest_code):
-    """What the int8 mode computes: int8 tables, uint8 features with a scale a row, int8 weights with a scale an output."""
+    """What the int8 mode computes: int8 tables and weights, uint8 features with a scale a row."""
 
     def codes(values, axis):
         top = np.abs(values).max(axis=axis, keepdims=True)
