@@ -16,6 +16,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("doctor",): ("doctor", "versions, instruction sets and optional parts of this installation"),
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
+    ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
 }
 GROUPS = {
     "simulate": "make data with known truth",
