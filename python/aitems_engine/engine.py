@@ -15,8 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from aitems_engine import __version__
 from aitems_engine.bundle import Bundle
+from aitems_engine.catalog.taxonomy import Taxonomy
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.types import Classification
 
@@ -92,9 +96,29 @@ class Engine:
         A row never raises: an empty title is abstained with the cause "empty title", a long one is cut after the
         number of tokens the model was trained on. Rows do not influence one another.
         """
-        if self._classifier is None:
+        return self._open_classifier().classify(titles, mall_categories, top_k=top_k, threads=threads)
+
+    def probabilities(
+        self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Return the probability of every leaf, float32 (n, len(labels)), for measuring; arguments as in `classify`."""
+        return self._open_classifier().probabilities(titles, mall_categories, threads=threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Ids of the leaves it can answer, in the order of the model's output."""
+        return self._open_classifier().settings.labels
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The category tree of the bundle."""
+        return self._open_classifier().taxonomy
+
+    def _open_classifier(self) -> CategoryClassifier:
+        classifier = self._classifier
+        if classifier is None:
             raise InvalidInputError("this engine is closed; open the bundle again")
-        return self._classifier.classify(titles, mall_categories, top_k=top_k, threads=threads)
+        return classifier
 
     @property
     def bundle_digest(self) -> str:

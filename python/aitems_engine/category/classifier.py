@@ -43,7 +43,8 @@ class CategoryClassifier:
     Raises
     ------
     ModelMismatchError
-        A label is not a leaf of the taxonomy, or a threshold is for something that is not a top category.
+        Sizes of model, tokeniser and settings differ, a label is not a leaf of the taxonomy, or a threshold is for
+        something that is not a top category.
     """
 
     def __init__(
@@ -61,10 +62,17 @@ class CategoryClassifier:
         for label in settings.labels:
             if label not in leaves:
                 raise ModelMismatchError(f"classifier.json names the label '{label}', which is no leaf of taxonomy.csv")
-        if scorer.classes != len(settings.labels):
-            raise ModelMismatchError(
-                f"classifier.json has {len(settings.labels)} labels, but the model has {scorer.classes} outputs"
-            )
+        model = scorer.describe()
+        for ours, theirs, kind, part in (
+            (len(settings.labels), model["classes"], ("labels", "outputs"), "classifier.json"),
+            (settings.gram_buckets, model["gram_buckets"], ("n-gram buckets",), "classifier.json"),
+            (tokenizer.vocab_size, model["vocabulary"], ("tokens",), "tokenizer.json"),
+        ):
+            if ours != theirs:
+                raise ModelMismatchError(
+                    f"{part} has {ours} {kind[0]}, but the model has {theirs} {kind[-1]}; "
+                    "they come from different trainings"
+                )
         self._label_nodes = taxonomy.positions(settings.labels)
         self._lineages = taxonomy.lineages(self._label_nodes)
         tops = [taxonomy.node_ids[line[0]] for line in self._lineages]
@@ -93,17 +101,17 @@ class CategoryClassifier:
         if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
             raise InvalidInputError(f"top_k must be a whole number of at least 1, got {top_k!r}")
         top_k = min(top_k, len(self.settings.labels))
-        rows = _checked_length(titles, "titles")
-        if mall_categories is not None and _checked_length(mall_categories, "mall_categories") != rows:
-            raise InvalidInputError(
-                f"mall_categories must have one entry a title ({rows}), got {len(mall_categories)}; "
-                "use None where unknown"
-            )
-        if rows == 0:
-            return self._no_rows(top_k)
         inputs = self.prepare(titles, mall_categories, threads=threads)
+        if inputs.count == 0:
+            return self._no_rows(top_k)
         indices, probabilities = self.scorer.score(inputs, top_k, threads=threads)
         return self._decide(inputs, indices, probabilities, threads)
+
+    def probabilities(
+        self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """Return the probability of every label, float32, shape (num_rows, num_labels)."""
+        return self.scorer.probabilities(self.prepare(titles, mall_categories, threads=threads), threads=threads)
 
     def describe(self) -> dict[str, Any]:
         """Return the sizes and settings of the classifier as plain values."""
@@ -123,6 +131,11 @@ class CategoryClassifier:
 
     def prepare(self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1) -> ScorerInputs:
         """Return what the scorer takes: token ids and character n-grams of a batch."""
+        rows = _checked_length(titles, "titles")
+        if mall_categories is not None and (found := _checked_length(mall_categories, "mall_categories")) != rows:
+            raise InvalidInputError(
+                f"mall_categories must have one entry a title ({rows}), got {found}; use None where unknown"
+            )
         from aitems_engine._native import textcnn
         from aitems_engine.runtime import ScorerInputs
 

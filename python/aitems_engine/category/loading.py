@@ -10,7 +10,7 @@ from aitems_engine.bundle import Bundle
 from aitems_engine.catalog.taxonomy import Taxonomy
 from aitems_engine.category.classifier import CategoryClassifier
 from aitems_engine.category.settings import ClassifierSettings
-from aitems_engine.errors import BundleError, InvalidInputError, TaxonomyError, TokenizerFormatError
+from aitems_engine.errors import BundleError, DataError, InvalidInputError, TaxonomyError, TokenizerFormatError
 
 if TYPE_CHECKING:
     from aitems_engine.runtime import TextScorer
@@ -76,10 +76,12 @@ def _utf8(bundle: Bundle, name: str) -> str:
 
 
 def _scorer(bundle: Bundle, execution: str, mode: str) -> TextScorer:
-    if execution == "onnx":
-        from aitems_engine.runtime import OnnxScorer
+    from aitems_engine.runtime import NativeScorer, OnnxScorer, read_safetensors
 
-        return OnnxScorer(bundle.file(GRAPH))
-    from aitems_engine.runtime import NativeScorer, read_safetensors
-
-    return NativeScorer(read_safetensors(bundle.file(WEIGHTS)), mode=mode)
+    part = GRAPH if execution == "onnx" else WEIGHTS
+    try:
+        if execution == "onnx":
+            return OnnxScorer(bundle.file(part))
+        return NativeScorer(read_safetensors(bundle.file(part)), mode=mode)
+    except (DataError, InvalidInputError, OSError) as error:
+        raise BundleError(f"bundle '{bundle.path}': part '{part}': {error}") from error

@@ -17,6 +17,11 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
+    ("classify",): ("classify", "categories for the products of a file"),
+    ("evaluate", "category"): (
+        "evaluate_category",
+        "accuracy, calibration and coverage of a bundle on labelled products",
+    ),
 }
 GROUPS = {
     "simulate": "make data with known truth",
