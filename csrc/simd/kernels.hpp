@@ -14,11 +14,13 @@ struct ProbeKernels {
 };
 
 struct TextCnnKernels;   // textcnn_kernels.hpp
+struct TextKernels;      // text_kernels.hpp
 struct SkipgramKernels;  // skipgram_kernels.hpp
 
 struct Kernels {
   const ProbeKernels* probe;
   const TextCnnKernels* textcnn;
+  const TextKernels* text;
   const SkipgramKernels* skipgram;
 };
 

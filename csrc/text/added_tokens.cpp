@@ -15,15 +15,12 @@ AddedTokens::AddedTokens(const std::vector<AddedTokenSpec>& specs, bool normaliz
     text.cps = to_code_points(spec.content);
     if (normalized) normalizer.apply(text, scratch);
     if (text.cps.empty()) continue;  // nothing of it is left in a normalised text either
-    std::string head;
-    append_utf8(text.cps[0], head);
-    first_bytes_.push_back(static_cast<std::uint8_t>(head[0]));
+    contents_.emplace_back();
+    for (std::uint32_t cp : text.cps) append_utf8(cp, contents_.back());
     by_first_[text.cps[0]].push_back({text.cps, spec});
   }
   for (auto& [first, tokens] : by_first_)
     std::stable_sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) { return a.text.size() > b.text.size(); });
-  std::sort(first_bytes_.begin(), first_bytes_.end());
-  first_bytes_.erase(std::unique(first_bytes_.begin(), first_bytes_.end()), first_bytes_.end());
 }
 
 void AddedTokens::cut(const Text& text, std::uint32_t begin, std::uint32_t end, std::vector<Piece>& out) const {

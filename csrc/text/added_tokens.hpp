@@ -25,8 +25,8 @@ class AddedTokens {
   bool empty() const { return by_first_.empty(); }
   // Cuts a range of the text, leftmost match first and of those the longest; appends pieces in order.
   void cut(const Text& text, std::uint32_t begin, std::uint32_t end, std::vector<Piece>& out) const;
-  // First bytes in UTF-8 of all tokens: a text without any of them holds no token.
-  const std::vector<std::uint8_t>& first_bytes() const { return first_bytes_; }
+  // All tokens in UTF-8, as they stand in a text.
+  const std::vector<std::string>& contents() const { return contents_; }
 
  private:
   struct Token {
@@ -34,7 +34,7 @@ class AddedTokens {
     AddedTokenSpec spec;
   };
   std::unordered_map<std::uint32_t, std::vector<Token>> by_first_;  // longest first
-  std::vector<std::uint8_t> first_bytes_;
+  std::vector<std::string> contents_;
 };
 
 }  // namespace aitems::text

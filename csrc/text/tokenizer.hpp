@@ -2,9 +2,11 @@
 // Knows no file format and no Python. Immutable after construction; encode() may be called from many threads at once.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +14,8 @@
 
 #include "simd/isa.hpp"
 #include "text/added_tokens.hpp"
+#include "text/context_free.hpp"
+#include "text/keywords.hpp"
 #include "text/model.hpp"
 #include "text/normalizer.hpp"
 #include "text/pre_tokenizer.hpp"
@@ -35,6 +39,8 @@ struct TextRef {
 struct EncodeOptions {
   std::int64_t max_length = -1;  // tokens a text, with the template; -1 = no limit
   bool add_special = true, offsets = false, normalized = false;
+  const KeywordRules* keywords = nullptr;      // taken out of the normalised texts
+  const std::int32_t* categories = nullptr;    // one a text, -1 = none; null = none for all
   int threads = 1;
 };
 
@@ -64,10 +70,42 @@ class Encoded {
     std::uint64_t normalized_at;
     std::uint64_t normalized_size;
   };
+  // Memory that grows without being filled.
+  template <class T>
+  class Growing {
+   public:
+    T* data() { return data_.get(); }
+    const T* data() const { return data_.get(); }
+    std::size_t size() const { return size_; }
+    void set_size(std::size_t size) { size_ = size; }
+    // Room for `count` more; keeps what is there.
+    void reserve(std::size_t count) {
+      if (size_ + count > capacity_) grow(count);
+    }
+    void push(T value) {
+      reserve(1);
+      data_[size_++] = value;
+    }
+    void append(const T* values, std::size_t count) {
+      reserve(count);
+      if (count) std::memcpy(data_.get() + size_, values, count * sizeof(T));
+      size_ += count;
+    }
+
+   private:
+    void grow(std::size_t count) {
+      capacity_ = std::max(2 * capacity_, size_ + count + 1024);
+      std::unique_ptr<T[]> larger(new T[capacity_]);
+      if (size_) std::memcpy(larger.get(), data_.get(), size_ * sizeof(T));
+      data_ = std::move(larger);
+    }
+    std::unique_ptr<T[]> data_;
+    std::size_t size_ = 0, capacity_ = 0;
+  };
   struct Arena {
-    std::vector<std::int32_t> ids;
-    std::vector<Span> offsets;
-    std::string normalized;
+    Growing<std::int32_t> ids;
+    Growing<Span> offsets;
+    Growing<std::uint8_t> normalized;
     std::int64_t replaced = 0;
   };
   std::vector<Row> rows_;
@@ -84,10 +122,20 @@ class Tokenizer {
 
   Encoded encode(std::span<const TextRef> texts, const EncodeOptions& options) const;
   Isa isa() const { return isa_; }
+  const Normalizer& normalizer() const { return normalizer_; }
 
  private:
   struct Worker;
-  void encode_exact(const TextRef& text, const EncodeOptions& options, Worker& worker, Encoded::Arena& arena) const;
+  // Both append the tokens of a text to the arena, `room` at most (the exact one may append more). encode_fast returns false,
+  // with nothing appended, where only the exact path will do.
+  bool encode_fast(const TextRef& text, const EncodeOptions& options, std::int32_t category, std::size_t room, Worker& worker, Encoded::Arena& arena) const;
+  void encode_exact(const TextRef& text, const EncodeOptions& options, std::int32_t category, Worker& worker, Encoded::Arena& arena) const;
+  // Normalises into the buffers of the worker; returns the size, or kExact.
+  std::size_t normalize_fast(const TextRef& text, Worker& worker, const ClassPatch*& patches, std::int64_t& replaced) const;
+  std::size_t normalize_by_character(const std::uint8_t* text, std::size_t size, Worker& worker, const ClassPatch*& patches, std::int64_t& replaced) const;
+  bool holds_added(const AddedTokens& tokens, const Trie& trie, const std::uint8_t* text, std::size_t size, const TextBlock* blocks) const;
+  void encode_word(const std::uint8_t* word, std::size_t size, Worker& worker, Encoded::Arena& arena) const;
+  static constexpr std::size_t kExact = ~std::size_t{0};
   std::unique_ptr<Worker> take_worker() const;
   void give_back(std::unique_ptr<Worker> worker) const;
 
@@ -95,9 +143,23 @@ class Tokenizer {
   PreTokenizer pre_tokenizer_;
   AddedTokens raw_added_, normalized_added_;
   std::unique_ptr<Model> model_;
-  std::vector<std::int32_t> prefix_, suffix_;
-  bool needs_spans_ = false;
+  std::vector<std::int32_t> before_, after_;  // the template
   Isa isa_;
+  const TextKernels* kernels_;
+  bool needs_spans_ = false;
+
+  // the fast path
+  Scheme scheme_;
+  ContextFree context_free_;
+  Trie raw_trie_, normalized_trie_;   // added tokens, to see whether a text holds any
+  bool fast_ = false;                 // ASCII and Hangul stay as they are (but for lower case)
+  bool controls_plain_ = false;       // control characters as well
+  TextScan scan_{};
+  bool scan_all_ = false;             // too many first bytes for the vector pass: look at every byte
+  bool trigger_bytes_[256] = {};
+  bool prefix_ = false, prefix_first_ = false;  // a mark is put before the text
+  std::string mark_;                  // what stands for a blank in words (Metaspace)
+
   // Idle workers. Exchanged without a lock, so that a child of fork() never waits for a thread that it does not have.
   static constexpr std::size_t kIdleWorkers = 16;
   mutable std::atomic<Worker*> idle_[kIdleWorkers] = {};
