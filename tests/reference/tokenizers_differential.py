@@ -11,7 +11,10 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, t
 from aitems_engine.text import Tokenizer
 from aitems_engine.text.tokenizer_json import SPLIT_PATTERNS
 
-WORDS = "무료배송 게이밍 마우스 블랙 NX2000 1000X400X450 usb-c Café ﬁne ①② ½인치 women's I'll [UNK] [PAD] ™ ® 한글 ＡＢＣ №".split()
+WORDS = [
+    "무료배송", "게이밍", "마우스", "블랙", "NX2000", "1000X400X450", "usb-c", "Café", "ﬁne", "①②", "½인치", "women's", "I'll",
+    "[UNK]", "[PAD]", "™", "®", "한글", "ＡＢＣ", "№", "무료배송", "게이밍",
+]  # fmt: skip
 EDGES = [0x00, 0x08, 0x1F, 0x7F, 0x80, 0x85, 0xA0, 0xAD, 0x130, 0x17F, 0x3A3, 0x3C2, 0x1E9E, 0x200B, 0x200D, 0x2028, 0x212A,
          0x2581, 0x3000, 0x3131, 0xA960, 0xABFF, 0xAC00, 0xAC01, 0xD78F, 0xD790, 0xD7A3, 0xD7A4, 0xD7B0, 0xFB01, 0xFDFA,
          0xFEFF, 0xFFFD, 0xFFFF, 0x10000, 0x1F600, 0x10FFFF]  # fmt: skip
@@ -100,6 +103,10 @@ def configurations(corpus: Sequence[str]) -> dict[str, tokenizers.Tokenizer]:
     n, p = normalizers, pre_tokenizers
     patterns = list(SPLIT_PATTERNS)
     byte_level = p.ByteLevel(add_prefix_space=False, use_regex=False)
+    cl100k, qwen = p.Split(Regex(patterns[1]), "isolated"), p.Split(Regex(patterns[2]), "removed", True)
+    groups = [p.CharDelimiterSplit(" "), p.Digits(False), p.Punctuation("contiguous")]
+    literal = [p.Split(" ", "merged_with_previous"), p.Split("ab", "removed"), p.Split("x", "isolated", True)]
+    steps = [n.Strip(), n.Replace(Regex(" {2,}"), " "), n.Replace("a", "bc"), n.Prepend("▁")]
     out = {
         "wordpiece": trained("wordpiece", NFKC_LOWER, p.BertPreTokenizer(), corpus),
         "wordpiece_bert": trained("wordpiece", n.BertNormalizer(), p.BertPreTokenizer(), corpus),
@@ -111,15 +118,15 @@ def configurations(corpus: Sequence[str]) -> dict[str, tokenizers.Tokenizer]:
         "bpe": trained("bpe", NFKC_LOWER, p.Whitespace(), corpus),
         "bpe_fused": trained("bpe_fused", NFKC_LOWER, p.Sequence([p.WhitespaceSplit(), p.Punctuation()]), corpus),
         "bpe_digits": trained("bpe", n.NFD(), p.Sequence([p.Digits(True), p.Punctuation("merged_with_next")]), corpus),
-        "bpe_groups": trained("bpe", None, p.Sequence([p.CharDelimiterSplit(" "), p.Digits(False), p.Punctuation("contiguous")]), corpus),
-        "bpe_literal": trained("bpe", n.Lowercase(), p.Sequence([p.Split(" ", "merged_with_previous"), p.Split("ab", "removed"), p.Split("x", "isolated", True)]), corpus),
+        "bpe_groups": trained("bpe", None, p.Sequence(groups), corpus),
+        "bpe_literal": trained("bpe", n.Lowercase(), p.Sequence(literal), corpus),
         "byte_bpe": trained("byte_bpe", NFKC_LOWER, p.ByteLevel(add_prefix_space=True, trim_offsets=False), corpus),
         "byte_bpe_plain": trained("byte_bpe", None, p.ByteLevel(add_prefix_space=False, trim_offsets=False), corpus),
-        "byte_bpe_cl100k": trained("byte_bpe", n.NFC(), p.Sequence([p.Split(Regex(patterns[1]), "isolated"), byte_level]), corpus),
-        "byte_bpe_qwen": trained("byte_bpe", n.NFC(), p.Sequence([p.Split(Regex(patterns[2]), "removed", True), byte_level]), corpus),
+        "byte_bpe_cl100k": trained("byte_bpe", n.NFC(), p.Sequence([cl100k, byte_level]), corpus),
+        "byte_bpe_qwen": trained("byte_bpe", n.NFC(), p.Sequence([qwen, byte_level]), corpus),
         "unigram": trained("unigram", NFKC_LOWER, p.Metaspace(), corpus),
         "unigram_first": trained("unigram", n.NFKC(), p.Metaspace(prepend_scheme="first"), corpus),
-        "unigram_never": trained("unigram", n.Sequence([n.Strip(), n.Replace(Regex(" {2,}"), " "), n.Replace("a", "bc"), n.Prepend("▁")]), p.Metaspace(prepend_scheme="never"), corpus),
+        "unigram_never": trained("unigram", n.Sequence(steps), p.Metaspace(prepend_scheme="never"), corpus),
         "unigram_whole": trained("unigram", n.NFKC(), p.Metaspace(split=False), corpus),
         "unigram_bare": trained("unigram", n.NFKC(), None, corpus),
     }  # fmt: skip
