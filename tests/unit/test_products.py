@@ -123,7 +123,7 @@ def test_missing_required_column_lists_what_was_found(tmp_path: Path) -> None:
         ("p.jsonl", '{"title":"a","price":' + "1" * 5000 + "}\n", "line 1"),
         ("p.csv", "title,price\na,1\nb\n", "line 3: 1 fields, but the header has 2: title, price"),
         ("p.csv", "title,title\na,b\n", "line 1: column 'title' appears more than once"),
-        ("p.csv", 'title,price\n"a,1\nb,2\n', "is a quotation mark left open?"),
+        ("p.csv", 'title,price\n"a,1\nb,2\n', "is a quotation mark left open, or escaped by a backslash"),
         ("p.csv", "title\n" + "x" * (MAX_FIELD_CHARS + 1) + "\n", "line 2: field larger than field limit"),
         ("p.csv", b"title\n" + b"x" * (MAX_LINE_BYTES + 1), "line 2: the line is longer than"),
         ("p.jsonl", '{"title":"' + "x" * (MAX_FIELD_CHARS + 1) + '"}', "line 1, column 'title': 131073 characters"),
@@ -147,6 +147,25 @@ def test_refuses_with_file_row_and_column(tmp_path: Path, name: str, data: str |
     assert str(caught.value).startswith(name)
 
 
+def test_duplicate_ids_may_be_kept_or_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path, "p.csv", "id,title\n1,a\n2,b\n1,c\n1,d\n")
+    with pytest.raises(DataError, match=r"\(2 such rows in all\).* duplicate_ids='first' leaves the later ones out"):
+        read_products(path)
+    assert read_products(path, duplicate_ids="first").title == ["a", "b"]
+    assert read_products(path, duplicate_ids="keep").title == ["a", "b", "c", "d"]
+    with pytest.raises(InvalidInputError, match="duplicate_ids must be"):
+        read_products(path, duplicate_ids="last")
+
+
+def test_csv_with_backslashes(tmp_path: Path) -> None:
+    path = put(tmp_path, "p.csv", 'title,price\n"3.125\\" fan",1\n"a ""b""",2\n')
+    with pytest.raises(DataError, match=r"line 2: ',' expected after '\"'; is a quotation mark .* --csv-escape"):
+        read_products(path)
+    assert read_products(path, csv_escape="\\").title == ['3.125" fan', 'a "b"']
+    with pytest.raises(InvalidInputError, match="csv_escape must be one character"):
+        read_products(path, csv_escape="ab")
+
+
 def test_required_values_may_not_be_empty(tmp_path: Path) -> None:
     path = put(tmp_path, "p.csv", "title,category,price\na,x,1\n,y,2\nc, ,3\n")
     assert read_products(path).title == ["a", "", "c"]
@@ -168,14 +187,15 @@ def test_suffixes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1000", 1000.0), ("₩32,999", 32999.0), ("12,900원", 12900.0), (" 3.50 ", 3.5), ("0", 0.0), ("", math.nan),
-     ("KRW 5000", 5000.0), ("1,234,567.8", 1234567.8), ("1.0E5", 100000.0)],
+     ("KRW 5000", 5000.0), ("1,234,567.8", 1234567.8), ("1.0E5", 100000.0),
+     ("₹1,10,990", 110990.0)],
 )  # fmt: skip
 def test_prices(tmp_path: Path, text: str, value: float) -> None:
     p = read_products(put(tmp_path, "p.csv", f'title,price\na,"{text}"\n'))
     np.testing.assert_array_equal(p.price, [value])
 
 
-@pytest.mark.parametrize("text", ["1,2", "1,23,456", "1.2.3", "٣", "1e", "0x10", "1 000", "--", "₩"])
+@pytest.mark.parametrize("text", ["1,2", "1,2345", "1.2.3", "٣", "1e", "0x10", "1 000", "--", "₩"])
 def test_ambiguous_prices_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="is not a price"):
         read_products(put(tmp_path, "p.csv", f'title,price\na,"{text}"\n'))

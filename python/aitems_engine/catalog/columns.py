@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from aitems_engine.errors import DataError, InvalidInputError
 
@@ -106,6 +105,8 @@ def match_columns(
 
 
 def _nearest(name: str, found: Sequence[str]) -> str:
+    from difflib import get_close_matches  # only for messages: 5 ms of import time
+
     simple = {simplified(c): c for c in found}
     wanted = [name, *SYNONYMS.get(name, ())]
     close = [simple[m] for w in wanted for m in get_close_matches(simplified(w), list(simple), n=2, cutoff=0.6)]

@@ -28,7 +28,7 @@ MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_PRICE = 1e15
 
 _PRICE = re.compile(
-    r"(?:[₩$€£¥₹￦]|KRW|USD|EUR)?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\s*(?:원|KRW|USD|EUR|[€])?"
+    r"(?:[₩$€£¥₹￦]|KRW|USD|EUR)?\s*([0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}|[0-9]+)(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\s*(?:원|KRW|USD|EUR|[€])?"
 )
 
 
@@ -107,7 +107,12 @@ class Products:
 
 
 def read_products(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, require: Sequence[str] = ("title",)
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    require: Sequence[str] = ("title",),
+    duplicate_ids: str = "refuse",
+    csv_escape: str | None = None,
 ) -> Products:
     """Read all products of a CSV, TSV, JSONL (also .gz) or Parquet file.
 
@@ -119,24 +124,33 @@ def read_products(
         Where a name cannot be guessed, e.g. ``{"category": "sub_category"}``.
     require : sequence of field names
         A file without one of them, or a row where it is empty, is refused; `title` may be empty in a row.
+    duplicate_ids : {"refuse", "first", "keep"}
+        What to do with rows whose product_id stood before: error, leave them out, or keep them all.
+    csv_escape : str, optional
+        Character that escapes a quotation mark in CSV (some tools write a backslash); by default it is doubled.
 
     Raises
     ------
     DataError
         What is wrong, with file, row and column: see docs/catalog.md.
     """
-    parts = list(iter_products(path, columns=columns, require=require))
-    products = Products.concatenate(parts)
-    if len(set(products.product_id)) != len(products):
-        seen: dict[str, int] = {}
-        for i, product_id in enumerate(products.product_id):
-            if product_id in seen:
-                raise DataError(
-                    f"{Path(path).name}, column 'product_id': '{product_id[:80]}' stands in product "
-                    f"{seen[product_id] + 1} and again in product {i + 1}; ids must be unique"
-                )
-            seen[product_id] = i
-    return products
+    if duplicate_ids not in ("refuse", "first", "keep"):
+        raise InvalidInputError(f"duplicate_ids must be 'refuse', 'first' or 'keep', got '{duplicate_ids}'")
+    batches = iter_products(path, columns=columns, require=require, csv_escape=csv_escape)
+    products = Products.concatenate(list(batches))
+    if duplicate_ids == "keep" or len(set(products.product_id)) == len(products):
+        return products
+    first_row: dict[str, int] = {}
+    repeated = [i for i, product_id in enumerate(products.product_id) if first_row.setdefault(product_id, i) != i]
+    if duplicate_ids == "first":
+        return products.take(list(first_row.values()))
+    again = repeated[0]
+    product_id = products.product_id[again]
+    raise DataError(
+        f"{Path(path).name}, column 'product_id': '{product_id[:80]}' stands in product {first_row[product_id] + 1} "
+        f"and again in product {again + 1} ({len(repeated)} such rows in all); ids must be unique. "
+        "duplicate_ids='first' leaves the later ones out, 'keep' keeps them"
+    )
 
 
 def iter_products(
@@ -145,6 +159,7 @@ def iter_products(
     batch_size: int = 8192,
     columns: Mapping[str, str] | None = None,
     require: Sequence[str] = ("title",),
+    csv_escape: str | None = None,
 ) -> Iterator[Products]:
     """Yield the products of a file in batches; arguments and errors as in `read_products`.
 
@@ -160,7 +175,10 @@ def iter_products(
     def match(names: Sequence[str]) -> dict[str, str]:
         return match_columns(names, columns, require, path.name)
 
-    for batch in iter_table(path, batch_size, lambda names: set(match(names).values())):
+    def select(names: Sequence[str]) -> set[str]:
+        return set(match(names).values())
+
+    for batch in iter_table(path, batch_size, select=select, csv_escape=csv_escape):
         if not batch.rows and start:
             continue
         found = match(list(batch.columns))

@@ -55,7 +55,11 @@ def table_format(path: Path) -> tuple[str, bool]:
 
 
 def iter_table(
-    path: Path, batch_size: int, select: Callable[[Sequence[str]], Collection[str]] | None = None
+    path: Path,
+    batch_size: int,
+    *,
+    select: Callable[[Sequence[str]], Collection[str]] | None = None,
+    csv_escape: str | None = None,
 ) -> Iterator[TableBatch]:
     """Yield the rows of a file in batches of at most `batch_size`; a last batch without rows still has the columns.
 
@@ -67,6 +71,8 @@ def iter_table(
         Rows.
     select : callable, optional
         Gets the column names and returns those to read: Parquet then leaves the others on disk.
+    csv_escape : str, optional
+        One character that takes the special meaning from the next in CSV.
 
     Raises
     ------
@@ -74,6 +80,8 @@ def iter_table(
         Damaged, truncated, not UTF-8, ragged or of the wrong JSON types; names the row.
     """
     kind, zipped = table_format(path)
+    if csv_escape is not None and len(csv_escape) != 1:
+        raise InvalidInputError(f"csv_escape must be one character, got '{csv_escape}'")
     if path.is_dir():
         raise DataError(f"{path.name}: is a directory, not a file")
     if path.stat().st_size == 0:
@@ -87,7 +95,7 @@ def iter_table(
         if kind == ".jsonl":
             yield from _iter_jsonl(lines, batch_size)
         else:
-            yield from _iter_separated(lines, batch_size, tab=kind == ".tsv")
+            yield from _iter_separated(lines, batch_size, tab=kind == ".tsv", escape=csv_escape)
 
 
 class _Lines:
@@ -128,17 +136,21 @@ class _Lines:
             self.fail(f"not UTF-8 (byte 0x{data[error.start]:02x} at {error.start}){hint}")
 
 
-def _iter_separated(lines: _Lines, batch_size: int, *, tab: bool) -> Iterator[TableBatch]:
+def _iter_separated(lines: _Lines, batch_size: int, *, tab: bool, escape: str | None) -> Iterator[TableBatch]:
     # TSV has no quoting (IANA text/tab-separated-values): a quotation mark is an inch sign
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {"delimiter": ","}
+    options: dict[str, Any] = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {"delimiter": ",", "escapechar": escape}
+    )
     reader = csv.reader(lines, strict=True, **options)
+
+    hint = "; is a quotation mark left open, or escaped by a backslash (csv_escape, --csv-escape)?"
 
     def rows() -> Iterator[list[str]]:
         while True:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                lines.fail(f"{error}" + ("" if tab else "; is a quotation mark left open?"))
+                lines.fail(f"{error}" + ("" if tab else hint))
             if cells is None:
                 return
             if cells:

@@ -45,6 +45,7 @@ def configure_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--column", action="append", default=[], metavar="FIELD=NAME", help="where a name is not guessed"
     )
+    parser.add_argument("--csv-escape", metavar="CHAR", help="character that escapes quotation marks in CSV, e.g. \\")
     parser.add_argument("--batch-size", type=int, default=2048, help="products a batch (default 2048)")
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     rows = abstained = 0
     with Engine.open(args.bundle, execution=args.execution, mode=args.mode) as engine:
-        batches = iter_products(args.products, batch_size=args.batch_size, columns=columns)
+        batches = iter_products(args.products, batch_size=args.batch_size, columns=columns, csv_escape=args.csv_escape)
         with TableWriter(args.out, _schema(kind)) as writer:
             for products in progress(batches):
                 result = engine.classify(products.title, products.mall_category, top_k=args.top_k, threads=args.threads)

@@ -39,7 +39,11 @@ def run(args: argparse.Namespace) -> None:
         raise InvalidInputError(f"--out: '{args.out}' is a bundle; a report inside would make it unreadable")
     with Engine.open(args.bundle, execution=args.execution, mode=args.mode) as engine:
         batches = iter_products(
-            args.products, batch_size=args.batch_size, columns=columns, require=("title", "category")
+            args.products,
+            batch_size=args.batch_size,
+            columns=columns,
+            require=("title", "category"),
+            csv_escape=args.csv_escape,
         )
         evaluation = evaluate_category(engine, progress(batches), threads=args.threads)
         report = write_category_report(
