@@ -149,7 +149,7 @@ def read_products(
     raise DataError(
         f"{Path(path).name}, column 'product_id': '{product_id[:80]}' stands in product {first_row[product_id] + 1} "
         f"and again in product {again + 1} ({len(repeated)} such rows in all); ids must be unique. "
-        "duplicate_ids='first' leaves the later ones out, 'keep' keeps them"
+        "duplicate_ids='first' (--duplicate-ids first) leaves the later ones out, 'keep' keeps them"
     )
 
 

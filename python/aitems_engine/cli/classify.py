@@ -42,11 +42,20 @@ def configure_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="native threads, 0 = all cores (default)")
     parser.add_argument("--execution", choices=("native", "onnx"), default="native")
     parser.add_argument("--mode", choices=("int8", "exact"), default="int8", help="of native execution (default int8)")
+    configure_columns(parser)
+    parser.add_argument("--batch-size", type=int, default=2048, help="products a batch (default 2048)")
+
+
+def configure_columns(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that reads a file of products."""
     parser.add_argument(
-        "--column", action="append", default=[], metavar="FIELD=NAME", help="where a name is not guessed"
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="column of a field whose name is not guessed, e.g. title=goods_nm; may be repeated",
     )
     parser.add_argument("--csv-escape", metavar="CHAR", help="character that escapes quotation marks in CSV, e.g. \\")
-    parser.add_argument("--batch-size", type=int, default=2048, help="products a batch (default 2048)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aitems_engine.cli.classify import configure_columns
+
 if TYPE_CHECKING:
     from aitems_engine.catalog.products import Products
     from aitems_engine.catalog.taxonomy import Taxonomy
     from aitems_engine.training.category import CategorySettings, CategoryTraining
 
 EXAMPLES = """  aitems train category --products shop/products.parquet --taxonomy shop/taxonomy.csv --out bundle
-  aitems train category --products labelled.csv --out bundle --columns title=name category=leaf
+  aitems train category --products labelled.csv --out bundle --column title=name --column category=leaf
   aitems train category --products big.parquet --out bundle --epochs 6 --checkpoint states   # resumable
 """
 
@@ -29,7 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--taxonomy", help="category tree (CSV, TSV or JSON); without it the categories are flat")
     parser.add_argument("--out", required=True, help="directory of the bundle")
-    parser.add_argument("--columns", nargs="*", default=[], metavar="COLUMN=NAME", help="names of columns in the file")
+    configure_columns(parser)
+    parser.add_argument(
+        "--duplicate-ids",
+        choices=("refuse", "first", "keep"),
+        default="refuse",
+        help="rows whose product_id stood before: error (default), leave out, or keep",
+    )
     parser.add_argument("--tokenizer", help="tokenizer.json to use (default: WordPiece, trained on the titles)")
     parser.add_argument("--vocab-size", type=int, help="of the tokeniser trained here (default 20000)")
     parser.add_argument("--epochs", type=int, help="length of the training schedule")
@@ -65,7 +73,13 @@ def run(args: argparse.Namespace) -> None:
     from aitems_engine.text import Tokenizer
     from aitems_engine.training.category import train_category
 
-    products = read_products(args.products, columns=parse_column_options(args.columns), require=("title", "category"))
+    products = read_products(
+        args.products,
+        columns=parse_column_options(args.column),
+        require=("title", "category"),
+        duplicate_ids=args.duplicate_ids,
+        csv_escape=args.csv_escape,
+    )
     taxonomy = Taxonomy.read(args.taxonomy) if args.taxonomy else None
     result = train_category(
         products,
