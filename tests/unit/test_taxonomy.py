@@ -175,6 +175,18 @@ def test_node_probabilities_equal_the_slow_twin(nodes: int, seed: int, rows: int
         np.testing.assert_allclose(ours[r], expected, rtol=1e-6, atol=1e-9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**31))
+def test_lineage_probabilities_are_those_of_the_nodes(nodes: int, seed: int) -> None:
+    t = random_tree(random.Random(seed), nodes)
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(len(t.leaf_ids)), size=7)
+    wanted = rng.integers(-1, nodes, size=(7, 3))
+    ours = t.lineage_probabilities(p, wanted)
+    expected = np.where(wanted >= 0, np.take_along_axis(t.node_probabilities(p), np.maximum(wanted, 0), 1), 0)
+    np.testing.assert_allclose(ours, expected, atol=1e-7)
+
+
 def test_node_probabilities_for_some_leaves_only(tmp_path: Path) -> None:
     t = tree(tmp_path, SMALL)
     nodes = t.node_probabilities(np.array([[0.75, 0.25]]), t.positions(["ph", "pe"]))

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,6 +64,13 @@ class TableWriter:
         else:
             self._write_separated(columns)
         self.rows += rows
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        """Append rows that are JSON already; for JSONL only."""
+        assert self._text is not None
+        text = list(lines)
+        self._text.write("\n".join([*text, ""]))
+        self.rows += len(text)
 
     def _write_separated(self, columns: Mapping[str, Sequence[Any]]) -> None:
         assert self._text is not None

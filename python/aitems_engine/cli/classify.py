@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> None:
         with TableWriter(args.out, _schema(kind)) as writer:
             for products in progress(batches):
                 result = engine.classify(products.title, products.mall_category, top_k=args.top_k, threads=args.threads)
-                writer.write(output_columns(result, products.product_id, nested=kind in (".jsonl", ".parquet")))
+                if kind == ".jsonl":
+                    writer.write_lines(result.json_lines(products.product_id))
+                else:
+                    writer.write(output_columns(result, products.product_id, nested=kind == ".parquet"))
                 rows += len(products)
                 abstained += int(result.abstained.sum())
     seconds = time.perf_counter() - started

@@ -20,6 +20,7 @@ from aitems_engine.evaluation.pages import Page
 from aitems_engine.evaluation.predictions import CategoryPredictions
 
 WORST_LEAVES = 15
+MOST_FREQUENT = 15
 # a leaf with fewer rows says nothing about itself
 WORST_LEAF_MIN_ROWS = 5
 
@@ -148,6 +149,7 @@ def write_category_report(
     point = (figures["coverage"], figures["accuracy_answered"]) if predictions.abstained.any() else None
     page.picture("coverage.png", plots.coverage(curve, point), "leaving out the least confident rows")
     _worst_leaves(page, predictions, taxonomy, labels)
+    _confusions(page, predictions, taxonomy, labels)
     if titles is not None:
         _confident_mistakes(page, predictions, taxonomy, labels, titles)
     page.write(out)
@@ -186,8 +188,6 @@ def _headline_rows(figures: Mapping[str, float]) -> list[list[object]]:
 
 
 def _worst_leaves(page: Page, p: CategoryPredictions, taxonomy: Taxonomy, labels: Sequence[str]) -> None:
-    from aitems_engine.evaluation import plots
-
     known = p.truth >= 0
     if not known.any():
         return
@@ -217,12 +217,44 @@ def _worst_leaves(page: Page, p: CategoryPredictions, taxonomy: Taxonomy, labels
             ]
         )
     page.table(["no.", "leaf", "path", "rows", "precision", "recall", "F1", "mostly taken for"], rows)
-    confusion = np.array([[np.sum((p.truth == a) & (p.ranked[:, 0] == b)) for b in worst] for a in worst])
-    rest = np.array([np.sum((p.truth == a) & ~np.isin(p.ranked[:, 0], worst)) for a in worst])
+
+
+def _confusions(page: Page, p: CategoryPredictions, taxonomy: Taxonomy, labels: Sequence[str]) -> None:
+    """Add the most frequent confusions, and the matrix of the leaves that take part in them."""
+    from aitems_engine.evaluation import plots
+
+    best = p.ranked[:, 0]
+    wrong = (p.truth >= 0) & (best != p.truth)
+    if not wrong.any():
+        return
+    pairs, counts = np.unique(np.column_stack([p.truth[wrong], best[wrong]]), axis=0, return_counts=True)
+    frequent = np.argsort(-counts, kind="stable")[:MOST_FREQUENT]
+    number: dict[int, int] = {}
+    for leaf in pairs[frequent].ravel().tolist():
+        if len(number) < MOST_FREQUENT:
+            number.setdefault(leaf, len(number) + 1)
+    page.heading("Most frequent confusions")
+    page.table(
+        ["rows", "no.", "true leaf", "path", "no.", "answer", "path"],
+        [
+            [
+                int(counts[i]),
+                *(
+                    cell
+                    for leaf in pairs[i].tolist()
+                    for cell in (number.get(leaf, ""), labels[leaf], taxonomy.path(labels[leaf]))
+                ),
+            ]
+            for i in frequent.tolist()
+        ],
+    )
+    leaves = np.array(list(number))
+    matrix = np.array([[np.sum((p.truth == a) & (best == b)) for b in leaves] for a in leaves])
+    rest = np.array([np.sum((p.truth == a) & ~np.isin(best, leaves)) for a in leaves])
     page.picture(
         "confusion.png",
-        plots.confusion(np.column_stack([confusion, rest])),
-        "confusion of these leaves, numbered as in the table; last column: any other leaf",
+        plots.confusion(np.column_stack([matrix, rest])),
+        "rows of each true leaf by answer, numbered as in the table; last column: any other leaf",
     )
 
 
