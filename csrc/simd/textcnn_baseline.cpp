@@ -62,19 +62,12 @@ float quantize(const float* features, int depth, uint8_t* codes) {
 }
 
 // --- products ---------------------------------------------------------------------------------------------------------
-// exp for x <= 60, relative error below 2e-7; 0 below -87. Range reduction and polynomial of Cephes' expf.
-float exponential(float x) {
-  if (x < -87.f) return 0.f;
-  const float n = __builtin_floorf(x * 1.44269504f + 0.5f);
-  float r = x - n * 0.693359375f;
-  r -= n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
+// 2^x for x <= 24; inputs below -126 count as -126.
+float exp2_of(float x) {
+  x = x > -126.f ? x : -126.f;
+  const float n = __builtin_floorf(x), r = x - n;
+  float p = kExp2[5];
+  for (int i = 4; i >= 0; --i) p = p * r + kExp2[i];
   const union {
     int32_t bits;
     float value;
@@ -88,11 +81,11 @@ void take(TextCnnTop& top, const float* logits, int first_column) {
     if (v > top.threshold) {
       if (top.found == 0)
         top.reference = v;
-      else if (v > top.reference + 60.f)
-        top_rebase(top, v, exponential(top.reference - v));
+      else if (v > top.reference + kRebase)
+        top_rebase(top, v, exp2_of((top.reference - v) * kLog2E));
       top_insert(top, v, first_column + c);
     }
-    top.sums[c % 16] += exponential(v - top.reference);
+    top.sums[c % 16] += exp2_of((v - top.reference) * kLog2E);
   }
 }
 

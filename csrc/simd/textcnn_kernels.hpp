@@ -50,7 +50,7 @@ struct TextCnnProduct {
 struct alignas(64) TextCnnTop {
   float sums[16];   // sum of exp(logit - reference), spread over lanes
   float threshold;  // a logit must exceed it to enter: the k-th best so far, -inf until k are found
-  float reference;  // some logit seen so far, at most 60 below the largest one
+  float reference;  // some logit seen so far, at most 16 below the largest one
   int32_t k;
   int32_t found;
   alignas(64) float values[kTextCnnMaxTop];  // descending; ties: lower index first

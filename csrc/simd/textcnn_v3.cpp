@@ -157,19 +157,15 @@ float quantize(const float* features, int depth, uint8_t* codes) {
 }
 
 // --- products --------------------------------------------------------------------------------------------------------
-// exp for x <= 60, relative error below 2e-7; inputs below -87 count as -87 (1.6e-38). Range reduction and polynomial of Cephes' expf.
-inline __m256 exponential(__m256 x) {
-  x = _mm256_max_ps(x, _mm256_set1_ps(-87.f));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
-  p = _mm256_fmadd_ps(_mm256_mul_ps(p, r), r, _mm256_add_ps(r, _mm256_set1_ps(1.f)));
+// 2^x for x <= 24; inputs below -126 count as -126.
+inline __m256 exp2_of(__m256 x) {
+  x = _mm256_max_ps(x, _mm256_set1_ps(-126.f));
+  const __m256 n = _mm256_floor_ps(x), r = _mm256_sub_ps(x, n);
+  __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(kExp2[5]), r, _mm256_set1_ps(kExp2[4]));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2[3]));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2[2]));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2[1]));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(kExp2[0]));
   const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
 }
@@ -182,8 +178,8 @@ __attribute__((noinline)) void enter(TextCnnTop& top, const __m256* logits, uint
   for (int i = 1; i < kTextCnnPanel; ++i) largest = values[i] > largest ? values[i] : largest;
   if (top.found == 0) {
     top.reference = largest;
-  } else if (largest > top.reference + 60.f) {
-    top_rebase(top, largest, _mm256_cvtss_f32(exponential(_mm256_set1_ps(top.reference - largest))));
+  } else if (largest > top.reference + kRebase) {
+    top_rebase(top, largest, _mm256_cvtss_f32(exp2_of(_mm256_set1_ps((top.reference - largest) * kLog2E))));
   }
   for (; candidates; candidates &= candidates - 1) {
     const int lane = __builtin_ctz(candidates);
@@ -200,9 +196,9 @@ struct ToTop {
     for (int c = 0; c < 4; ++c)
       candidates |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(logits[c], threshold, _CMP_GT_OQ))) << (8 * c);
     if (__builtin_expect(candidates != 0, 0)) enter(top, logits, candidates, column);
-    const __m256 reference = _mm256_set1_ps(top.reference);
+    const __m256 scale = _mm256_set1_ps(kLog2E), shift = _mm256_set1_ps(top.reference * -kLog2E);
     for (int h = 0; h < 2; ++h) {
-      const __m256 a = exponential(_mm256_sub_ps(logits[h], reference)), b = exponential(_mm256_sub_ps(logits[2 + h], reference));
+      const __m256 a = exp2_of(_mm256_fmadd_ps(logits[h], scale, shift)), b = exp2_of(_mm256_fmadd_ps(logits[2 + h], scale, shift));
       _mm256_store_ps(top.sums + 8 * h, _mm256_add_ps(_mm256_load_ps(top.sums + 8 * h), _mm256_add_ps(a, b)));
     }
   }

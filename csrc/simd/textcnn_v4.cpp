@@ -173,6 +173,13 @@ struct ToMemory {
   }
 };
 
+// s += four u8 x s8 products a lane. As an instruction and not as the intrinsic: GCC 12 copies every sum to another register and
+// back around the intrinsic (24 moves for 12 products, a third of the speed).
+inline __m512i multiply_add(__m512i s, __m512i x, __m512i w) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(x), "v"(w));
+  return s;
+}
+
 template <int M, class Sink>
 inline void tile_i8(const TextCnnProduct& p, int first, int panel, const Sink& sink) {
   const uint8_t* x = static_cast<const uint8_t*>(p.rows) + static_cast<std::size_t>(first) * p.row_stride;
@@ -187,8 +194,8 @@ inline void tile_i8(const TextCnnProduct& p, int first, int panel, const Sink& s
         int32_t four;
         __builtin_memcpy(&four, x + static_cast<std::size_t>(i) * p.row_stride + g * 4, 4);
         const __m512i v = _mm512_set1_epi32(four);
-        s[i][0] = _mm512_dpbusd_epi32(s[i][0], v, w0);
-        s[i][1] = _mm512_dpbusd_epi32(s[i][1], v, w1);
+        s[i][0] = multiply_add(s[i][0], v, w0);
+        s[i][1] = multiply_add(s[i][1], v, w1);
       }
     }
   const int column = panel * kTextCnnPanel;
