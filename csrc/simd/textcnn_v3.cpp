@@ -196,10 +196,10 @@ struct ToTop {
     for (int c = 0; c < 4; ++c)
       candidates |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(logits[c], threshold, _CMP_GT_OQ))) << (8 * c);
     if (__builtin_expect(candidates != 0, 0)) enter(top, logits, candidates, column);
-    const __m256 scale = _mm256_set1_ps(kLog2E), shift = _mm256_set1_ps(top.reference * -kLog2E);
+    const __m256 reference = _mm256_set1_ps(top.reference), scale = _mm256_set1_ps(kLog2E);
+    const auto term = [&](__m256 logit) { return exp2_of(_mm256_mul_ps(_mm256_sub_ps(logit, reference), scale)); };
     for (int h = 0; h < 2; ++h) {
-      const __m256 a = exp2_of(_mm256_fmadd_ps(logits[h], scale, shift)), b = exp2_of(_mm256_fmadd_ps(logits[2 + h], scale, shift));
-      _mm256_store_ps(top.sums + 8 * h, _mm256_add_ps(_mm256_load_ps(top.sums + 8 * h), _mm256_add_ps(a, b)));
+      _mm256_store_ps(top.sums + 8 * h, _mm256_add_ps(_mm256_load_ps(top.sums + 8 * h), _mm256_add_ps(term(logits[h]), term(logits[2 + h]))));
     }
   }
 };
