@@ -141,3 +141,22 @@ def test_wrong_inputs() -> None:
         metrics.class_scores(np.array([3]), np.array([0]), 3)
     with pytest.raises(InvalidInputError, match="measure must be"):
         metrics.paired_bootstrap(np.zeros(1), np.zeros(1), np.zeros(1), measure="auc")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_to_scikit_learn(seed: int) -> None:
+    measures = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(7) * 0.5, size=500)
+    truth, predicted = rng.integers(0, 7, 500), p.argmax(axis=1)
+    assert metrics.accuracy(truth, predicted) == pytest.approx(measures.accuracy_score(truth, predicted))
+    assert metrics.macro_f1(truth, predicted) == pytest.approx(measures.f1_score(truth, predicted, average="macro"))
+    assert metrics.negative_log_likelihood(truth, p) == pytest.approx(measures.log_loss(truth, p, labels=range(7)))
+    ranked = np.argsort(-p, axis=1)[:, :3]
+    expected = measures.top_k_accuracy_score(truth, p, k=3, labels=range(7))
+    assert metrics.top_k_accuracy(truth, ranked) == pytest.approx(expected)
+    scores = metrics.class_scores(truth, predicted, 7)
+    precision, recall, f1, support = measures.precision_recall_fscore_support(truth, predicted, labels=range(7))
+    for ours, theirs in ((scores.precision, precision), (scores.recall, recall), (scores.f1, f1)):
+        np.testing.assert_allclose(ours, theirs)
+    assert scores.support.tolist() == support.tolist()

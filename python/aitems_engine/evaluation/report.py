@@ -48,7 +48,7 @@ class CategoryReport:
 
 
 def measure(predictions: CategoryPredictions, taxonomy: Taxonomy, labels: Sequence[str]) -> dict[str, float]:
-    """Return every figure of the report as name -> number; see docs/category.md for what each means."""
+    """Return every figure of the report as name -> number; `_MEANING` says what each is."""
     p = predictions
     if len(p) == 0:
         raise InvalidInputError("there is no row to measure")
