@@ -48,8 +48,8 @@ class Classification:
     causes : list of str or None
         Why a row was abstained.
     parent_ids : list of str or None
-        Where a row was abstained because of low confidence: the deepest category above its best leaf that is sure
-        enough.
+        Where a row was abstained because of low confidence: the deepest category above its best leaf that
+        reaches the threshold that the leaf missed.
     parent_probabilities : float32 array, shape (num_rows,)
         Probability of that category, the sum of its leaves; NaN where there is none.
     bundle_digest : str
