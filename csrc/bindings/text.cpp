@@ -224,15 +224,20 @@ std::unique_ptr<text::Tokenizer> make_tokenizer(const py::dict& spec, const std:
 }
 
 py::tuple encode(const text::Tokenizer& tokenizer, const py::object& texts, const py::object& packed_offsets, std::int64_t max_length,
-                 std::int64_t pad_to, std::int32_t pad_id, bool ragged, bool offsets, bool normalized, bool add_special, int threads) {
+                 std::int64_t pad_to, std::int32_t pad_id, bool ragged, bool offsets, bool normalized, bool add_special, int threads,
+                 const text::KeywordRules* keywords, const std::optional<py::array_t<std::int32_t>>& categories) {
   Texts input;
   read_texts(texts, packed_offsets, input);
+  if (categories && (categories->ndim() != 1 || categories->shape(0) != static_cast<py::ssize_t>(input.refs.size())))
+    invalid("categories must have one element a text (" + std::to_string(input.refs.size()) + ")");
   EncodeOptions options;
   options.max_length = max_length;
   options.add_special = add_special;
   options.offsets = offsets;
   options.normalized = normalized;
   options.threads = threads;
+  options.keywords = keywords;
+  if (categories) options.categories = categories->data();
   text::Encoded encoded;
   {
     py::gil_scoped_release release;
@@ -286,11 +291,20 @@ py::tuple encode(const text::Tokenizer& tokenizer, const py::object& texts, cons
 
 void register_text(py::module_& module) {
   py::module_ submodule = module.def_submodule("text", "Tokenisers.");
-  py::class_<text::Tokenizer>(submodule, "Tokenizer")
+  py::class_<text::Tokenizer> tokenizer_class(submodule, "Tokenizer");
+  py::class_<text::KeywordRules>(submodule, "KeywordRules")
+      .def(py::init([](const text::Tokenizer& tokenizer, const std::vector<std::pair<std::string, std::vector<std::int32_t>>>& rules) {
+             std::vector<text::KeywordSpec> specs;
+             for (const auto& [keyword, codes] : rules) specs.push_back({keyword, codes});
+             return std::make_unique<text::KeywordRules>(specs, tokenizer.normalizer());
+           }),
+           py::arg("tokenizer"), py::arg("rules"));
+  tokenizer_class
       .def(py::init(&make_tokenizer), py::arg("spec"), py::arg("isa") = "")
       .def_property_readonly("isa", [](const text::Tokenizer& t) { return std::string(isa_name(t.isa())); })
       .def("encode", &encode, py::arg("texts"), py::arg("packed_offsets"), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_id"),
-           py::arg("ragged"), py::arg("offsets"), py::arg("normalized"), py::arg("add_special"), py::arg("threads"));
+           py::arg("ragged"), py::arg("offsets"), py::arg("normalized"), py::arg("add_special"), py::arg("threads"), py::arg("keywords"),
+           py::arg("categories"));
 }
 
 }  // namespace aitems::bindings

@@ -16,4 +16,9 @@ class Tokenizer:
         normalized: bool,
         add_special: bool,
         threads: int,
+        keywords: KeywordRules | None,
+        categories: Any,
     ) -> tuple[Any, Any, Any, Any, Any, int]: ...
+
+class KeywordRules:
+    def __init__(self, tokenizer: Tokenizer, rules: list[tuple[str, list[int]]]) -> None: ...

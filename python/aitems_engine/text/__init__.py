@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from aitems_engine.text.keywords import KeywordRules
 from aitems_engine.text.packed import PackedText
 from aitems_engine.text.tokenizer import TokenBatch, Tokenizer
 
-__all__ = ["PackedText", "TokenBatch", "Tokenizer"]
+__all__ = ["KeywordRules", "PackedText", "TokenBatch", "Tokenizer"]

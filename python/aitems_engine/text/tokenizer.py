@@ -15,8 +15,10 @@ import numpy.typing as npt
 from aitems_engine._native import text as native
 from aitems_engine.errors import InvalidInputError, TokenizerFormatError
 from aitems_engine.text import tokenizer_json
+from aitems_engine.text.keywords import KeywordRules
 from aitems_engine.text.packed import PackedText
 
+MAX_LENGTH = 1 << 26
 PAD_TOKENS = ("[PAD]", "<pad>", "<|padding|>", "<PAD>")
 
 
@@ -148,6 +150,8 @@ class Tokenizer:
         offsets: bool = False,
         normalized: bool = False,
         add_special_tokens: bool = True,
+        keywords: KeywordRules | None = None,
+        categories: Sequence[str | None] | None = None,
         threads: int = 1,
     ) -> TokenBatch:
         """Return the ids of many texts.
@@ -170,6 +174,10 @@ class Tokenizer:
             Also return the normalised texts (cheap: they were made anyway).
         add_special_tokens : bool
             Apply the template (post-processor) of the file.
+        keywords : KeywordRules or None
+            Keywords to take out of the normalised texts; made for this tokeniser.
+        categories : sequence of str or None
+            The category of each text, None = unknown. Needs `keywords`; without it only the rules of "*" apply.
         threads : int
             0 = all cores.
 
@@ -190,8 +198,11 @@ class Tokenizer:
             max_length = self._file.max_length
         if pad_to is None:
             pad_to = self._file.pad_to
-        if (max_length is not None and max_length < 0) or (pad_to is not None and pad_to < 0):
-            raise InvalidInputError(f"max_length and pad_to must be 0 or more, got {max_length} and {pad_to}")
+        for name, value in (("max_length", max_length), ("pad_to", pad_to), ("threads", threads)):
+            if value is not None and not (isinstance(value, int | np.integer) and 0 <= value < MAX_LENGTH):
+                raise InvalidInputError(f"{name} must be a whole number from 0 to {MAX_LENGTH - 1}, got {value!r}")
+        if categories is not None and keywords is None:
+            raise InvalidInputError("categories are of no use without keywords")
         data, splits = (texts.data, texts.offsets) if isinstance(texts, PackedText) else (texts, None)
         ids, lengths, spans, data, splits, replaced = self._native.encode(
             data,
@@ -199,11 +210,13 @@ class Tokenizer:
             max_length=-1 if max_length is None else max_length,
             pad_to=-1 if pad_to is None else pad_to,
             pad_id=self.pad_id,
-            ragged=ragged,
-            offsets=offsets,
-            normalized=normalized,
-            add_special=add_special_tokens,
+            ragged=bool(ragged),
+            offsets=bool(offsets),
+            normalized=bool(normalized),
+            add_special=bool(add_special_tokens),
             threads=threads,
+            keywords=None if keywords is None else keywords._native,
+            categories=None if keywords is None or categories is None else keywords.codes(categories),
         )
         row_splits = lengths if ragged else None
         return TokenBatch(
