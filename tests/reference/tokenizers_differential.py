@@ -62,10 +62,10 @@ def training_corpus(seed: int = 1) -> list[str]:
     """Return texts over a limited alphabet, so that a small vocabulary can hold it."""
     rng = random.Random(seed)
     letters = (
-        [chr(rng.randrange(0xAC00, 0xD7A4)) for _ in range(60)] + [chr(c) for c in range(0x20, 0x7F)] + ["é", "½", "™"]
+        [chr(rng.randrange(0xAC00, 0xD7A4)) for _ in range(40)] + [chr(c) for c in range(0x20, 0x7F)] + ["é", "½", "™"]
     )
-    texts = [" ".join(rng.choices(WORDS, k=6)) for _ in range(400)]
-    return texts + ["".join(rng.choices(letters, k=20)) for _ in range(1500)]
+    texts = [" ".join(rng.choices(WORDS, k=6)) for _ in range(100)]
+    return texts + ["".join(rng.choices(letters, k=20)) for _ in range(400)]
 
 
 def replace_surrogates(text: str) -> str:
@@ -77,7 +77,7 @@ SPECIAL = ["[PAD]", "[UNK]"]
 
 
 def trained(
-    model: str, normalizer: object, pre: object, corpus: Sequence[str], size: int = 600
+    model: str, normalizer: object, pre: object, corpus: Sequence[str], size: int = 400
 ) -> tokenizers.Tokenizer:
     """Return a reference tokeniser with a small vocabulary trained on the corpus."""
     kinds: dict[str, tuple[object, object]] = {
@@ -150,6 +150,18 @@ def configurations(corpus: Sequence[str]) -> dict[str, tokenizers.Tokenizer]:
         ("</s>", bert.token_to_id("</s>")), ("<s>", bert.token_to_id("<s>"))
     )
     out["bert_processing"] = bert
+    for prefix in (False, True):
+        name = f"byte_bpe_trimmed_{prefix}".lower()
+        out[name] = trained("byte_bpe", NFKC_LOWER, p.ByteLevel(add_prefix_space=prefix), corpus)
+        out[name].post_processor = processors.Sequence(
+            [processors.ByteLevel(trim_offsets=True, add_prefix_space=prefix)]
+        )
+    roberta = trained("byte_bpe", None, p.ByteLevel(add_prefix_space=True), corpus)
+    roberta.add_special_tokens(["<s>", "</s>"])
+    roberta.post_processor = processors.RobertaProcessing(
+        ("</s>", roberta.token_to_id("</s>")), ("<s>", roberta.token_to_id("<s>")), True, True
+    )
+    out["roberta"] = roberta
     return out
 
 

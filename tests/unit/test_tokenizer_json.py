@@ -1,4 +1,5 @@
-"""Damaged and unsupported tokenizer.json files: each is an error that names what is wrong; none crashes or is ignored."""
+"""Damaged and unsupported tokenizer.json files: each is an error that names what is wrong, none is ignored."""
+# ruff: noqa: E501 (one case a line)
 
 from __future__ import annotations
 

@@ -79,7 +79,10 @@ def test_unigram(scores: dict[str, int], text: list[str]) -> None:
     check(tokenizer, text, [twin.unigram(word, entries, 0) for word in text])
 
 
-PLAIN = {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": {"?": 0, "a": 1, "##a": 2}}  # fmt: skip
+PLAIN = {
+    "type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+    "vocab": {"?": 0, "a": 1, "##a": 2},
+}  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
@@ -206,7 +209,7 @@ def test_numbers_are_checked(field: str, value: object) -> None:
 
 def test_composition_tables_agree_with_unicodedata_where_it_is_as_old() -> None:
     tokenizer = make(PLAIN, normalizer={"type": "NFKC"})
-    texts = [chr(c) + "\u0301\u0327" for c in range(0x20, 0x2000) if unicodedata.category(chr(c)) != "Cn"]
+    texts = [chr(c) + "\u0301\u0327" for c in range(0x20, 0x700) if unicodedata.category(chr(c)) != "Cn"]
     normalized = tokenizer.encode_batch(texts, normalized=True).normalized
     assert normalized is not None
     assert normalized.to_list() == [unicodedata.normalize("NFKC", text) for text in texts]

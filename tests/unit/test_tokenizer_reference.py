@@ -1,4 +1,4 @@
-"""Ids and offsets equal those of the `tokenizers` package: random Unicode, every component and ISA level, real titles."""
+"""Ids and offsets equal those of the `tokenizers` package: random Unicode, every component and level, real titles."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ NAMES = [
     "wordpiece", "wordpiece_bert", "wordpiece_cased", "wordpiece_nfc", "wordpiece_accents", "bpe", "bpe_fused",
     "bpe_digits", "bpe_groups", "bpe_literal", "byte_bpe", "byte_bpe_plain", "byte_bpe_cl100k", "byte_bpe_qwen",
     "unigram", "unigram_first", "unigram_never", "unigram_whole", "unigram_bare", "added", "bert_processing",
+    "byte_bpe_trimmed_false", "byte_bpe_trimmed_true", "roberta",
 ]  # fmt: skip
 MAIN = ["wordpiece", "bpe", "byte_bpe", "unigram", "added"]
 LEVELS = isa.runnable()

@@ -68,6 +68,7 @@ class Tokenizer:
             pad = next((file.vocab[token] for token in PAD_TOKENS if token in file.vocab), None)
         self.pad_id: int = 0 if pad is None else pad
         self._tokens: dict[int, str] | None = None
+        self._edges: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def from_str(cls, text: str | bytes, *, isa: str = "") -> Tokenizer:
@@ -219,6 +220,8 @@ class Tokenizer:
             categories=None if keywords is None or categories is None else keywords.codes(categories),
         )
         row_splits = lengths if ragged else None
+        if offsets and self._file.template.trim is not None:
+            self._trim_offsets(ids, spans, row_splits, add_special_tokens)
         return TokenBatch(
             ids=ids,
             lengths=np.diff(lengths).astype(np.int32) if ragged else lengths,
@@ -227,3 +230,26 @@ class Tokenizer:
             normalized=PackedText(data, splits) if normalized else None,
             replaced=replaced,
         )
+
+    def _trim_offsets(self, ids: Any, spans: Any, row_splits: Any, template: bool) -> None:
+        """Leave blanks at the edges of byte-level tokens out of their offsets, in place, as the reference does."""
+        if self._edges is None:
+            self._edges = np.zeros((2, max(self.vocab_size, self.pad_id + 1)), np.int32)
+            for token, token_id in self._file.vocab.items():
+                blank = [c == "\u0120" or c.isspace() for c in token]
+                self._edges[:, token_id] = [
+                    (*b, False).index(False) if not all(b) else len(b) for b in (blank, blank[::-1])
+                ]
+        lead, trail = self._edges[0][ids], self._edges[1][ids]
+        if self._file.template.trim:
+            first = spans[..., 0] == 0
+            begin = len(self._file.template.before) if template else 0
+            if row_splits is None:
+                first[:, begin : begin + 1] = True
+            else:
+                at = row_splits[:-1] + begin
+                first[at[at < row_splits[1:]]] = True
+            lead[first & (lead == 1)] = 0
+        starts, ends = spans[..., 0], spans[..., 1]
+        starts[...] = np.minimum(starts + lead, ends)
+        ends[...] = np.where((trail > 0) & (ends >= trail), np.maximum(ends - trail, starts), ends)

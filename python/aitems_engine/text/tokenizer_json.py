@@ -47,6 +47,7 @@ class TokenizerFile:
     pad_to: int | None = None
     pad_token: str | None = None
     special_ids: frozenset[int] = field(default_factory=frozenset)
+    template: Template = field(default_factory=lambda: Template())
 
 
 def fail(message: str) -> TokenizerFormatError:
@@ -333,51 +334,66 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def template(node: Any, vocab: Mapping[str, int], where: str = "post_processor") -> tuple[list[int], list[int]]:
-    """Return the ids that a post-processor puts before and after a single text."""
+@dataclass
+class Template:
+    """What a post-processor does to a single text: ids before and after it, and trimming of offsets."""
+
+    before: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    # None = offsets stay; otherwise blanks at the edges of tokens are left out of them, and the value says whether a blank
+    # was put before the text (then the one of the first token is not counted)
+    trim: bool | None = None
+
+
+def template(node: Any, vocab: Mapping[str, int], where: str = "post_processor", depth: int = 0) -> Template:
+    """Read a post-processor."""
     if node is None:
-        return [], []
+        return Template()
     node, kind = typed(node, where)
-    if kind == "ByteLevel":  # trims offsets only
+    if depth > MAX_DEPTH:
+        raise fail(f"{where} is nested more than {MAX_DEPTH} deep")
+    if kind == "ByteLevel":
         only(node, where, "add_prefix_space", "trim_offsets", "use_regex")
-        if get(node, "trim_offsets", bool, where, True):
-            raise fail(
-                f"{where} (ByteLevel) with trim_offsets is not supported; set it to false (ids do not depend on it)"
-            )
-        return [], []
+        prefix = get(node, "add_prefix_space", bool, where)
+        return Template(trim=prefix if get(node, "trim_offsets", bool, where) else None)
     if kind == "Sequence":
         only(node, where, "processors")
-        before: list[int] = []
-        after: list[int] = []
+        out = Template()
         for i, part in enumerate(get(node, "processors", list, where)):
-            head, tail = template(part, vocab, f"{where}.processors[{i}]") if i < MAX_DEPTH else ([], [])
-            before, after = head + before, after + tail
-        return before, after
+            inner = template(part, vocab, f"{where}.processors[{i}]", depth + 1)
+            if inner.trim is not None and (out.trim is not None or out.before or out.after):
+                raise fail(f"{where} trims offsets twice or after a template: not supported")
+            trim = out.trim if inner.trim is None else inner.trim
+            out = Template(inner.before + out.before, out.after + inner.after, trim)
+        return out
     if kind in ("BertProcessing", "RobertaProcessing"):
         only(node, where, "sep", "cls", "trim_offsets", "add_prefix_space")
+        trim = None
         if kind == "RobertaProcessing" and get(node, "trim_offsets", bool, where, True):
-            raise fail(f"{where} (RobertaProcessing) with trim_offsets is not supported; set it to false")
+            trim = get(node, "add_prefix_space", bool, where, True)
         pair = {}
         for key in ("cls", "sep"):
             value = get(node, key, list, where)
             if len(value) != 2 or not isinstance(value[0], str):
                 raise fail(f"{where}.{key} must be [token, id]")
             pair[key] = check_id(value[1], f"{where}.{key}")
-        return [pair["cls"]], [pair["sep"]]
+        return Template([pair["cls"]], [pair["sep"]], trim)
     if kind == "TemplateProcessing":
         only(node, where, "single", "pair", "special_tokens")
         special = get(node, "special_tokens", dict, where)
-        before, after, seen = [], [], False
+        before: list[int] = []
+        after: list[int] = []
+        seen = False
         for i, part in enumerate(get(node, "single", list, where)):
             here = f"{where}.single[{i}]"
             if not isinstance(part, dict) or len(part) != 1:
                 raise fail(f"{here} must be a Sequence or a SpecialToken")
             name, value = next(iter(part.items()))
             if name == "Sequence":
-                if seen or get(value, "id", str, here) != "A":
+                if seen or not isinstance(value, dict) or get(value, "id", str, here) != "A":
                     raise fail(f"{here}: a single text has exactly one Sequence 'A'")
                 seen = True
-            elif name == "SpecialToken":
+            elif name == "SpecialToken" and isinstance(value, dict):
                 token = get(value, "id", str, here)
                 ids = get(get(special, token, dict, f"{where}.special_tokens"), "ids", list, f"{where}.special_tokens")
                 (after if seen else before).extend(check_id(v, here) for v in ids)
@@ -385,7 +401,7 @@ def template(node: Any, vocab: Mapping[str, int], where: str = "post_processor")
                 raise fail(f"{here} '{name}' is not supported")
         if not seen:
             raise fail(f"{where}.single has no Sequence 'A'")
-        return before, after
+        return Template(before, after)
     raise fail(f"{where} '{kind}' is not supported")
 
 
@@ -473,9 +489,8 @@ def read(text: str | bytes) -> TokenizerFile:
             raise fail(f"decoder '{kind}' is not supported")
 
     node = get(document, "model", dict, "the file")
-    kind = node.get("type") or (
-        "Unigram" if isinstance(node.get("vocab"), list) else "BPE" if "merges" in node else "WordPiece"
-    )
+    named = get(node, "type", (str, type(None)), "model", None)
+    kind = named or ("Unigram" if isinstance(node.get("vocab"), list) else "BPE" if "merges" in node else "WordPiece")
     readers = {"WordPiece": word_piece, "BPE": bpe, "Unigram": unigram}
     if kind not in readers:
         raise fail(f"model '{kind}' is not supported (WordPiece, BPE and Unigram are)")
@@ -502,7 +517,7 @@ def read(text: str | bytes) -> TokenizerFile:
 
     added, added_ids, special = added_tokens(document.get("added_tokens", []), vocab)
     every = vocab | added_ids
-    before, after = template(document.get("post_processor"), every)
+    around = template(document.get("post_processor"), every)
     out = TokenizerFile(
         document=document,
         native={
@@ -510,16 +525,19 @@ def read(text: str | bytes) -> TokenizerFile:
             "pre_tokenizer": steps,
             "model": model,
             "added": added,
-            "prefix_ids": before,
-            "suffix_ids": after,
+            "prefix_ids": around.before,
+            "suffix_ids": around.after,
         },
         model=kind,
         vocab=every,
         unk_id=model["unk_id"],
         special_ids=special,
+        template=around,
     )
     truncation = document.get("truncation")
     if truncation is not None:
+        if not isinstance(truncation, dict):
+            raise fail(f"truncation must be an object, got {type(truncation).__name__}")
         only(truncation, "truncation", "direction", "max_length", "strategy", "stride")
         if get(truncation, "direction", str, "truncation", "Right") != "Right":
             raise fail("truncation.direction other than 'Right' is not supported")
@@ -528,6 +546,8 @@ def read(text: str | bytes) -> TokenizerFile:
         out.max_length = check_id(get(truncation, "max_length", int, "truncation"), "truncation.max_length")
     padding = document.get("padding")
     if padding is not None:
+        if not isinstance(padding, dict):
+            raise fail(f"padding must be an object, got {type(padding).__name__}")
         only(padding, "padding", "strategy", "direction", "pad_to_multiple_of", "pad_id", "pad_type_id", "pad_token")
         if get(padding, "direction", str, "padding", "Right") != "Right":
             raise fail("padding.direction other than 'Right' is not supported")
