@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from typing import Any
@@ -175,17 +176,13 @@ def test_any_value_anywhere_opens_or_is_our_error(base: dict[str, Any], data: st
 
     walk(base, "")
     text = changed(base, data.draw(st.sampled_from(paths)), data.draw(values))
-    try:
+    with contextlib.suppress(AitemsError):
         Tokenizer.from_str(text).encode_batch(["a b", "ab [PAD] 가"])
-    except AitemsError as error:
-        assert str(error)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 700), st.integers(0, 700), st.binary(max_size=4))
 def test_any_bytes_anywhere_open_or_are_our_error(begin: int, end: int, bytes_: bytes) -> None:
     text = json.dumps(BPE, ensure_ascii=False).encode()
-    try:
+    with contextlib.suppress(AitemsError):
         Tokenizer.from_str(text[:begin] + bytes_ + text[end:]).encode_batch(["a b"])
-    except AitemsError:
-        pass

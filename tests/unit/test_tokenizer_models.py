@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference import tokenizer_models as twin
 
 from aitems_engine._native import isa
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.text import KeywordRules, PackedText, Tokenizer
-from tests.reference import tokenizer_models as twin
 
 WHITESPACE = {"type": "WhitespaceSplit"}
 alphabet = st.sampled_from("abc가나é")

@@ -340,8 +340,8 @@ class Template:
 
     before: list[int] = field(default_factory=list)
     after: list[int] = field(default_factory=list)
-    # None = offsets stay; otherwise blanks at the edges of tokens are left out of them, and the value says whether a blank
-    # was put before the text (then the one of the first token is not counted)
+    # None = offsets stay. Otherwise blanks at the edges of tokens are left out of them; the value says whether a blank
+    # was put before the text (that of the first token is not counted then).
     trim: bool | None = None
 
 
