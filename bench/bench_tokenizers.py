@@ -216,8 +216,8 @@ def test_speed(model: str, rows: list[str], tmp_path: Path, publish: Callable[[s
     publish(
         "tokenizers",
         f"{VOCAB:,} tokens, NFKC + lower case; `list[str]` (new strings each time) to padded int32 ids, one thread. "
-        "tokie and fastokens return flat ids and get texts that were normalised before the clock starts. Caches are warm "
-        f"for all; the 1,400 long Korean titles are repeated 14 times. Bars: {bars}.\n\n{table}",
+        "tokie and fastokens return flat ids and get texts that were normalised before the clock starts. Caches "
+        f"are warm for all; the 1,400 long Korean titles are repeated 14 times. Bars: {bars}.\n\n{table}",
     )
 
 

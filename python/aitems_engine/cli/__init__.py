@@ -15,6 +15,7 @@ from aitems_engine.errors import AitemsError
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("doctor",): ("doctor", "versions, instruction sets and optional parts of this installation"),
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
+    ("train", "tokenizer"): ("train_tokenizer", "train a vocabulary and write tokenizer.json"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
     ("classify",): ("classify", "categories for the products of a file"),
