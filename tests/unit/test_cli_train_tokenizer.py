@@ -25,7 +25,10 @@ def test_trains_from_products_and_from_lines(model: str, tmp_path: Path, capsys:
     assert main([*common, str(tmp_path / "b.json"), *source]) == 0
     assert "15 texts" in capsys.readouterr().out
     a, b = (Tokenizer.from_file(tmp_path / name) for name in ("a.json", "b.json"))
-    assert a.encode_batch(lines).ids.tolist() == b.encode_batch(lines).ids.tolist()
+    if model != "unigram":  # whose trainer is not reproducible
+        assert a.to_str() == b.to_str()
+    assert a.encode_batch(lines).lengths.min() > 0
+    assert (a.pad_id, a.token_to_id("[PAD]")) == (0, 0)
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -1,7 +1,7 @@
 """Train a tokeniser on the titles (and mall categories) of a product file and write it as `tokenizer.json`.
 
-The text is read in batches; titles pass through NFKC and lower case. The file that results is in the Hugging Face format
-and opens in `aitems_engine.text.Tokenizer` and in the `tokenizers` package, with the same ids.
+The text is read in batches; titles pass through NFKC and lower case. The file that results is in the Hugging Face
+format and opens in `aitems_engine.text.Tokenizer` and in the `tokenizers` package, with the same ids.
 """
 
 from __future__ import annotations
@@ -55,9 +55,16 @@ def run(args: argparse.Namespace) -> None:
     from aitems_engine.training.tokenizer import train_tokenizer
 
     started = time.perf_counter()
-    bar = tqdm(texts(args), unit=" texts", desc="reading", disable=args.quiet)
+    count = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal count
+        for text in tqdm(texts(args), unit=" texts", desc="reading", disable=args.quiet):
+            count += 1
+            yield text
+
     tokenizer = train_tokenizer(
-        bar,
+        counted(),
         model=args.model,
         vocab_size=args.vocab_size,
         min_frequency=args.min_frequency,
@@ -68,6 +75,6 @@ def run(args: argparse.Namespace) -> None:
     tokenizer.save(partial)
     partial.replace(args.out)
     print(
-        f"{args.out}: {tokenizer.model}, {tokenizer.vocab_size} tokens, {bar.n} texts, "
+        f"{args.out}: {tokenizer.model}, {tokenizer.vocab_size} tokens, {count} texts, "
         f"{time.perf_counter() - started:.1f} s"
     )

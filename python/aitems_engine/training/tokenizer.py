@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from aitems_engine.errors import InvalidInputError, require_extra
@@ -26,7 +27,7 @@ def train_tokenizer(
     Parameters
     ----------
     texts : iterable of str
-        Read once; titles, paths, whatever the tokeniser will see.
+        Titles, paths, whatever the tokeniser will see. Held in memory.
     model : str
         "wordpiece", "bpe", "byte_bpe" or "unigram".
     vocab_size : int >= 300
@@ -50,6 +51,11 @@ def train_tokenizer(
     MissingExtraError
         The package `tokenizers` is not installed.
 
+    Notes
+    -----
+    The same texts in the same order give the same tokeniser, except for "unigram", whose trainer depends on a random
+    hash order.
+
     Examples
     --------
     >>> tokenizer = train_tokenizer(["gaming mouse black", "gaming keyboard"] * 9, vocab_size=300)
@@ -72,7 +78,7 @@ def train_tokenizer(
     options: dict[str, Any] = {"vocab_size": vocab_size, "show_progress": progress}
     if model == "wordpiece":
         inner, pre = models.WordPiece(unk_token=UNK), pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(special_tokens=[PAD, UNK], min_frequency=min_frequency, **options)
+        trainer = None  # below: it needs the alphabet
     elif model == "bpe":
         inner, pre = models.BPE(unk_token=UNK), pre_tokenizers.BertPreTokenizer()
         trainer = trainers.BpeTrainer(special_tokens=[PAD, UNK], min_frequency=min_frequency, **options)
@@ -92,15 +98,25 @@ def train_tokenizer(
         steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
     reference.normalizer = normalizers.Sequence(steps)
     reference.pre_tokenizer = pre
-    seen = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal seen
-        for text in texts:
-            seen += bool(text.strip())
-            yield text
-
-    reference.train_from_iterator(counted(), trainer)
-    if not seen:
+    rows = [text for text in texts if text.strip()]
+    if not rows:
         raise InvalidInputError("texts held no text to train on")
-    return Tokenizer.from_str(reference.to_str())
+    continuing: list[str] = []
+    if model == "wordpiece":
+        # The trainer numbers the characters inside words in the order of a hash table that differs from run to run, and
+        # breaks ties by number. Given as special tokens they have the same numbers every time; they are made ordinary
+        # again below.
+        inside = set()
+        for row in rows:
+            for word, _ in pre.pre_tokenize_str(reference.normalizer.normalize_str(row)):
+                inside.update(word[1:])
+        continuing = ["##" + char for char in sorted(inside)]
+        special = [PAD, UNK, *continuing]
+        trainer = trainers.WordPieceTrainer(special_tokens=special, min_frequency=min_frequency, **options)
+    reference.train_from_iterator(rows, trainer)
+    document = json.loads(reference.to_str())
+    document["added_tokens"] = [t for t in document["added_tokens"] if t["content"] in (PAD, UNK)]
+    # by id, so that equal vocabularies are equal files
+    if isinstance(document["model"]["vocab"], dict):
+        document["model"]["vocab"] = dict(sorted(document["model"]["vocab"].items(), key=lambda item: item[1]))
+    return Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
