@@ -9,6 +9,7 @@ from aitems_engine.errors import InvalidInputError
 from aitems_engine.text import PackedText, Tokenizer
 from aitems_engine.training.tokenizer import MODELS, train_tokenizer
 
+pytestmark = pytest.mark.native
 TEXTS = ["게이밍 마우스 G502 블랙", "Gaming Mouse ＢＬＡＣＫ 1000x400", "", "usb-c 케이블 2m", "①②③ ½ ﬁne café"]
 
 

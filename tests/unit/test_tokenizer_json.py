@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from aitems_engine.errors import AitemsError, TokenizerFormatError
 from aitems_engine.text import Tokenizer
 
+pytestmark = pytest.mark.native
 WORDPIECE: dict[str, Any] = {
     "version": "1.0",
     "truncation": None,

@@ -18,6 +18,7 @@ from aitems_engine._native import isa
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.text import KeywordRules, PackedText, Tokenizer
 
+pytestmark = pytest.mark.native
 WHITESPACE = {"type": "WhitespaceSplit"}
 alphabet = st.sampled_from("abc가나é")
 token = st.text(alphabet, min_size=1, max_size=4)

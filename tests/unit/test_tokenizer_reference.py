@@ -25,6 +25,7 @@ from tests.reference.tokenizers_differential import (  # noqa: E402
     training_corpus,
 )
 
+pytestmark = pytest.mark.native
 NAMES = [
     "wordpiece", "wordpiece_bert", "wordpiece_cased", "wordpiece_nfc", "wordpiece_accents", "bpe", "bpe_fused",
     "bpe_digits", "bpe_groups", "bpe_literal", "byte_bpe", "byte_bpe_plain", "byte_bpe_cl100k", "byte_bpe_qwen",
