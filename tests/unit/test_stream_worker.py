@@ -130,6 +130,7 @@ def test_poison_is_put_aside_and_the_stream_goes_on(broker: EmbeddedBroker) -> N
         assert (letter.value(), letter.key()) == (original.value(), original.key())
 
 
+@pytest.mark.slow
 def test_two_workers_share_and_nothing_is_lost_when_one_leaves(broker: EmbeddedBroker) -> None:
     settings = config(broker, exit_when_idle_s=None, batch_size=64)
     first, second = (ClassifyWorker(FakeEngine(0.002), settings) for _ in range(2))
@@ -175,6 +176,7 @@ def test_small_reads_are_joined_while_scoring_is_busy(broker: EmbeddedBroker) ->
     assert len(engine.batch_sizes) < 60
 
 
+@pytest.mark.slow
 def test_the_broker_goes_away_and_comes_back(broker: EmbeddedBroker) -> None:
     worker = ClassifyWorker(FakeEngine(), config(broker, exit_when_idle_s=None, batch_size=64))
     with running(worker) as done:
@@ -196,6 +198,7 @@ def test_produce_errors_are_repeated(broker: EmbeddedBroker) -> None:
     assert set(ids(read_all(broker.bootstrap, "categories"))) == {str(n) for n in range(200)}
 
 
+@pytest.mark.slow
 def test_stop_finishes_what_was_read(broker: EmbeddedBroker) -> None:
     write(broker.bootstrap, "products", (product(n) for n in range(2000)))
     engine = FakeEngine(0.05)
@@ -273,6 +276,7 @@ def test_unknown_kafka_settings_and_secrets(broker: EmbeddedBroker) -> None:
         ClassifyWorker(FakeEngine(), settings).run()
 
 
+@pytest.mark.slow
 def test_the_embedded_broker_as_a_process() -> None:
     with embedded_broker_process({"products": 2, "categories": 1, "products.dlq": 1}) as bootstrap:
         write(bootstrap, "products", (product(n) for n in range(10)))

@@ -12,6 +12,7 @@ committed offsets.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
@@ -27,7 +28,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from aitems_engine.errors import StreamError
 from aitems_engine.streaming.batches import Batch
 from aitems_engine.streaming.config import StreamConfig
-from aitems_engine.streaming.failures import explain, is_permanent
+from aitems_engine.streaming.failures import explain, is_fatal, is_permanent
 from aitems_engine.streaming.messages import dead_letter_headers
 from aitems_engine.streaming.metrics import StreamMetrics
 from aitems_engine.streaming.partitions import Partition, Span
@@ -218,7 +219,7 @@ class Delivery(ABC):
         """Handle errors that belong to no message (connections, authentication)."""
         if is_permanent(error):
             self._stop_on(error, "producing")
-        elif not error.fatal():
+        elif not (is_fatal(error)):
             log.warning("producer: %s", self.config.redact(str(error)))
 
 
@@ -258,7 +259,7 @@ class AtLeastOnceDelivery(Delivery):
         self.finished += 1
         if error is None:
             span.acknowledge()
-        elif error.fatal():
+        elif is_fatal(error):
             self._broken = True
         elif partition.alive and error.code() not in PURGED:
             self._stop_on(error, f"writing to topic '{self.config.output_topic}'")
@@ -276,7 +277,7 @@ class AtLeastOnceDelivery(Delivery):
 
     def _on_error(self, error: KafkaError) -> None:
         super()._on_error(error)
-        if error.fatal():
+        if is_fatal(error):
             self._broken = True
 
     def _service(self) -> None:
@@ -288,7 +289,8 @@ class AtLeastOnceDelivery(Delivery):
         """Drop a producer that can send nothing more, and read again what it had not delivered."""
         log.warning("the producer failed and is replaced; undelivered messages are read again")
         self.retire(self.owned())
-        self._producer.purge()
+        with contextlib.suppress(KafkaException):  # a fatal producer has failed its records already
+            self._producer.purge()
         while self._producer.flush(1.0) and not self.giving_up.is_set():  # every record is answered, by an error
             pass
         self._broken = False
@@ -361,7 +363,7 @@ class ExactlyOnceDelivery(Delivery):
         return None
 
     def _answered(self, error: KafkaError | None, _: Any) -> None:
-        if error is not None and error.code() not in PURGED and not error.fatal():
+        if error is not None and error.code() not in PURGED | {KafkaError._FATAL} and not error.fatal():
             self._refusal = error
 
     def _dead_letter_answered(self, span: Span, message: Any, cause: str, error: KafkaError | None, _: Any) -> None:
@@ -382,7 +384,7 @@ class ExactlyOnceDelivery(Delivery):
     def _recover(self, error: KafkaError) -> None:
         if error.code() in TOO_LARGE:
             self._stop_on(error, f"writing to topic '{self.config.output_topic}'")
-        elif error.fatal() or not self._open:
+        elif is_fatal(error) or not self._open:
             self._replace(error)
         else:
             self._abort(str(error))
@@ -484,7 +486,8 @@ class ExactlyOnceDelivery(Delivery):
         log.warning("the producer failed and is replaced: %s", self.config.redact(str(error)))
         self.metrics.aborts.inc()
         self.retire(self.owned())
-        self._producer.purge()
+        with contextlib.suppress(KafkaException):  # a fatal producer has failed its records already
+            self._producer.purge()
         self._producer.poll(0)
         self._producer = self._connect()
         self._initialise(float("inf"))  # decides what became of the transaction

@@ -21,11 +21,17 @@ AUTHORIZATION = {
 }
 NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 TAKEN_INSTANCE = {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID}
+PERMANENT = AUTHENTICATION | AUTHORIZATION | TAKEN_INSTANCE
 
 
 def is_permanent(error: KafkaError) -> bool:
     """Return whether waiting cannot help."""
-    return error.code() in AUTHENTICATION | AUTHORIZATION | TAKEN_INSTANCE
+    return error.code() in PERMANENT
+
+
+def is_fatal(error: KafkaError) -> bool:
+    """Return whether the client that reports this is of no further use."""
+    return error.fatal() or error.code() == KafkaError._FATAL
 
 
 def explain(error: KafkaError, config: StreamConfig, doing: str) -> StreamError:
@@ -47,7 +53,7 @@ def explain(error: KafkaError, config: StreamConfig, doing: str) -> StreamError:
             f"a topic is missing: '{config.input_topic}', '{config.output_topic}' and '{config.dead_letter_topic}' "
             "must exist; create it and start again"
         )
-    elif code in TAKEN_INSTANCE:
+    elif code in TAKEN_INSTANCE or "group.instance.id" in error.str():  # a fatal error keeps only the words
         advice = f"another running worker of group '{config.group}' has the same --instance-id '{config.instance_id}'"
     elif code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
         advice = "raise max.message.bytes of that topic"

@@ -29,7 +29,7 @@ from aitems_engine.streaming.back_pressure import BackPressure, Gate
 from aitems_engine.streaming.batches import Batch, Classifier, classify, decode
 from aitems_engine.streaming.config import StreamConfig
 from aitems_engine.streaming.delivery import AtLeastOnceDelivery, Delivery, ExactlyOnceDelivery
-from aitems_engine.streaming.failures import NO_TOPIC, explain, is_permanent, unreachable
+from aitems_engine.streaming.failures import NO_TOPIC, explain, is_fatal, is_permanent, unreachable
 from aitems_engine.streaming.metrics import StreamMetrics
 from aitems_engine.streaming.partitions import Partition, Span
 
@@ -39,6 +39,7 @@ POLL_S = 0.1
 FULL_WAIT_S = 0.002
 TOPIC_GRACE_S = 30.0  # a restarting broker may not know its topics for a moment
 JOIN_GRACE_S = 10.0
+METADATA_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 2.0
 LOG_INTERVAL_S = 10.0
 
@@ -85,6 +86,8 @@ class ClassifyWorker:
         self._no_topic_since: float | None = None
         self._next_commit_s = self._next_lag_s = self._next_log_s = 0.0
         self._active_s = 0.0
+        self._group_metadata: object = None
+        self._next_metadata_s = 0.0
 
     # --- for the outside --------------------------------------------------------------------------------------------
 
@@ -159,7 +162,7 @@ class ClassifyWorker:
         if not config.exactly_once:
             return AtLeastOnceDelivery(config, self.metrics, self._owned)
         name = f"{config.group}.{config.instance_id or uuid.uuid4().hex}"
-        return ExactlyOnceDelivery(config, self.metrics, self._owned, name, self._consumer.consumer_group_metadata)
+        return ExactlyOnceDelivery(config, self.metrics, self._owned, name, lambda: self._group_metadata)
 
     def _owned(self) -> list[Partition]:
         return list(self._partitions.values())
@@ -196,6 +199,7 @@ class ClassifyWorker:
             self._rewind()
         self._commit_if_due(now)
         self._report_if_due(now)
+        self._refresh_group_metadata(now)
         gate = self._gate.decide(self.in_flight, now)
         if gate is Gate.WAIT:
             time.sleep(FULL_WAIT_S)
@@ -212,6 +216,16 @@ class ClassifyWorker:
         room = min(self.config.batch_size, self.config.max_in_flight - self.in_flight)
         rest = self._consumer.consume(room - 1, self.config.linger_ms / 1e3) if room > 1 else []
         self._accept([first, *rest])
+
+    def _refresh_group_metadata(self, now: float) -> None:
+        """Keep the group's generation at hand for transactions.
+
+        The delivery thread cannot ask for it: the client lets one thread at a time into a consumer, and the poller is
+        in it nearly always. An outdated generation is safe: the broker refuses it and the transaction is repeated.
+        """
+        if self.config.exactly_once and now >= self._next_metadata_s:
+            self._next_metadata_s = time.monotonic() + METADATA_INTERVAL_S
+            self._group_metadata = self._consumer.consumer_group_metadata()
 
     def _stop_if_idle(self) -> None:
         idle = self.config.exit_when_idle_s
@@ -304,6 +318,7 @@ class ClassifyWorker:
         self.metrics.assigned.set(len(self._partitions))
         log.info("assigned: %s", sorted(tp.partition for tp in assigned))
         consumer.incremental_assign(assigned)
+        self._next_metadata_s = 0.0
         if self._paused:
             self._paused += assigned
             consumer.pause(assigned)
@@ -312,11 +327,13 @@ class ClassifyWorker:
         """Let what was sent arrive, commit it, drop the rest: the next owner reads it again."""
         gone = [self._partitions.pop(tp.partition) for tp in revoked if tp.partition in self._partitions]
         self._delivery.retire(gone)
+        self._refresh_group_metadata(float("inf"))  # the group is in its next generation already
         if not self._delivery.settle(gone, self.config.revoke_timeout_s):
             log.warning("results of revoked partitions were not answered in time; the next owner repeats them")
             for partition in gone:
                 partition.lost = True
         self._commit(gone, wait=True)
+        self._next_metadata_s = 0.0
         self._forget(revoked)
         consumer.incremental_unassign(revoked)
 
@@ -447,7 +464,7 @@ class ClassifyWorker:
     def _on_error(self, error: KafkaError) -> None:
         """Errors that belong to no message: connections, authentication, a fenced group instance."""
         self._last_error = error.str()
-        if is_permanent(error) or error.fatal():
+        if is_permanent(error) or is_fatal(error):
             self._failure = self._failure or explain(error, self.config, f"connecting to {self.config.bootstrap}")
         else:
             log.warning("consumer: %s", self.config.redact(error.str()))
@@ -458,7 +475,7 @@ class ClassifyWorker:
             self._no_topic_since = self._no_topic_since or now
             if now - self._no_topic_since < TOPIC_GRACE_S:
                 return
-        elif not (is_permanent(error) or error.fatal()):
+        elif not (is_permanent(error) or is_fatal(error)):
             log.warning("reading: %s", self.config.redact(error.str()))
             return
         raise explain(error, self.config, f"reading topic '{self.config.input_topic}'")
@@ -490,6 +507,7 @@ class ClassifyWorker:
             self._raise_failures()
             if self._delivery.rewind_wanted.is_set():
                 return False  # what was read must be read again: by the next start
+            self._refresh_group_metadata(time.monotonic())
             self._accept(self._consumer.consume(100, 0.01))  # paused: events and errors only
         return True
 
