@@ -71,13 +71,13 @@ def test_every_level_gives_the_same(name: str, level: str) -> None:
 def test_many_random_texts(name: str, offsets: bool) -> None:
     reference = references()[name]
     ours = Tokenizer.from_str(reference.to_str())
-    count = 40_000 if name in MAIN and not offsets else 4_000
+    count = 20_000 if name in MAIN and not offsets else 4_000
     texts = [*random_texts(count, 17, surrogates=True), *random_texts(20, 18, longest=6000)]
     assert not differences(ours, reference, texts, offsets=offsets)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wordpiece", "wordpiece_bert", "wordpiece_accents", "bpe_digits", "byte_bpe"])
+@pytest.mark.parametrize("name", ["wordpiece", "wordpiece_bert", "bpe_digits"])
 def test_every_code_point(name: str) -> None:
     reference = references()[name]
     ours = Tokenizer.from_str(reference.to_str())
