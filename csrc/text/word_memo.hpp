@@ -41,12 +41,8 @@ class WordMemo {
     Key key;
     std::memcpy(&key.low, word, 8);
     std::memcpy(&key.high, word + 8, 8);
-    if (length < 8) {
-      key.low &= (std::uint64_t{1} << 8 * length) - 1;
-      key.high = 0;
-    } else if (length < 16) {
-      key.high &= (std::uint64_t{1} << 8 * (length - 8)) - 1;
-    }
+    key.low &= kMasks.low[length];
+    key.high &= kMasks.high[length];
     key.set = static_cast<std::size_t>(mix(key.low ^ 0x9E3779B97F4A7C15ull, key.high ^ 0xE7037ED1A0B428DBull ^ length)) & (kShortSets - 1);
     return key;
   }
@@ -89,6 +85,19 @@ class WordMemo {
   }
 
  private:
+  // Which bytes of 16 belong to a word of a length; a table, because branches on the length are not predictable.
+  struct Masks {
+    std::uint64_t low[kShort + 1], high[kShort + 1];
+  };
+  static constexpr Masks kMasks = [] {
+    Masks masks{};
+    for (std::size_t n = 0; n <= kShort; ++n) {
+      masks.low[n] = n >= 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * n) - 1;
+      masks.high[n] = n >= 16 ? ~std::uint64_t{0} : n <= 8 ? 0 : (std::uint64_t{1} << 8 * (n - 8)) - 1;
+    }
+    return masks;
+  }();
+
   // Powers of two. 1 MB and 0.5 MB: about the second-level cache of a core.
   static constexpr std::size_t kShortSets = std::size_t{1} << 14, kLongSets = std::size_t{1} << 11;
 
