@@ -117,7 +117,7 @@ def real(folder: Path) -> DemoData:
     if not file.exists():
         raise ConfigError(f"no {file}; unset AITEMS_DATA (or leave out --data) to simulate a shop")
     columns = {"product_id": "id", "title": "name", "price": "last_price_krw"}
-    products = read_products(file, columns=columns, require=("title", "category"))
+    products = read_products(file, columns=columns, require=("title", "category"), duplicate_ids="first")
     order = np.argsort(np.array([int(i) for i in products.product_id]), kind="stable")
     cut = int(len(order) * 0.8)
     test = products.take(order[cut:])
