@@ -144,9 +144,9 @@ class Trainer {
 
   void train_rows(std::size_t begin, std::size_t end, Random random) {
     std::vector<std::int32_t> kept;
-    const auto negatives = static_cast<std::size_t>(options_.negatives);
-    std::vector<float*> rows(negatives + 1);
-    std::vector<float> scores(negatives + 1);
+    std::vector<Pair> pairs;
+    std::vector<float*> rows;
+    std::vector<float> scores(static_cast<std::size_t>(options_.negatives) + 1);
     for (std::size_t r = begin; r < end; ++r) {
       kept.clear();
       for (std::int64_t i = splits_[r]; i < splits_[r + 1]; ++i)
@@ -160,8 +160,14 @@ class Trainer {
       for (std::ptrdiff_t i = 0; i < size; ++i) {
         const auto reach = static_cast<std::ptrdiff_t>(1 + random.below(static_cast<std::uint32_t>(options_.window)));
         const std::ptrdiff_t last = std::min(size - 1, i + reach);
+        pairs.clear(), rows.clear();
         for (std::ptrdiff_t j = std::max<std::ptrdiff_t>(0, i - reach); j <= last; ++j)
-          if (j != i) train_pair(kept[static_cast<std::size_t>(j)], kept[static_cast<std::size_t>(i)], rate, random, rows.data(), scores.data());
+          if (j != i) draw_pair(kept[static_cast<std::size_t>(j)], kept[static_cast<std::size_t>(i)], random, pairs, rows);
+        float** first = rows.data();
+        for (const Pair& pair : pairs) {
+          train_pair(pair, first, rate, scores.data());
+          first += pair.count;
+        }
       }
     }
   }
@@ -184,19 +190,33 @@ class Trainer {
     return weights;
   }
 
-  // One step up the gradient of log s(u_w . v_c) + sum over noise words n of log s(-u_n . v_c). A noise word that happens to be
-  // the word itself is left out. All scores are taken before any row changes.
-  void train_pair(std::int32_t context, std::int32_t word, float rate, Random& random, float** rows, float* scores) {
-    std::size_t count = 1;
-    rows[0] = out_.data() + static_cast<std::size_t>(word) * stride_;
+  // A context word's vector and how many output rows it is trained against: the word's own first, then noise.
+  struct Pair {
+    float* centre;
+    std::size_t count;
+  };
+
+  // A noise word that happens to be the word itself is left out. All pairs of a position are drawn before the first is trained,
+  // so that the rows, which lie anywhere in a table larger than the cache, are on their way by then.
+  void draw_pair(std::int32_t context, std::int32_t word, Random& random, std::vector<Pair>& pairs, std::vector<float*>& rows) {
+    const std::size_t before = rows.size();
+    rows.push_back(out_.data() + static_cast<std::size_t>(word) * stride_);
     for (int k = 0; k < options_.negatives; ++k) {
       const std::uint32_t noise = noise_.draw(random);
-      if (noise != static_cast<std::uint32_t>(word)) rows[count++] = out_.data() + noise * stride_;
+      if (noise != static_cast<std::uint32_t>(word)) {
+        rows.push_back(out_.data() + noise * stride_);
+        for (std::size_t d = 0; d < stride_; d += kLanes) __builtin_prefetch(rows.back() + d, 1);
+      }
     }
-    float* centre = in_.data() + static_cast<std::size_t>(context) * stride_;
-    kernels_.scores(centre, rows, count, blocks_, scores);
-    for (std::size_t t = 0; t < count; ++t) scores[t] = ((t == 0 ? 1.0f : 0.0f) - sigmoid_(scores[t])) * rate;
-    kernels_.update(centre, rows, scores, count, blocks_);
+    pairs.push_back({in_.data() + static_cast<std::size_t>(context) * stride_, rows.size() - before});
+  }
+
+  // One step up the gradient of log s(u_w . v_c) + sum over noise words n of log s(-u_n . v_c). All scores are taken before any
+  // row changes.
+  void train_pair(const Pair& pair, float** rows, float rate, float* scores) {
+    kernels_.scores(pair.centre, rows, pair.count, blocks_, scores);
+    for (std::size_t t = 0; t < pair.count; ++t) scores[t] = ((t == 0 ? 1.0f : 0.0f) - sigmoid_(scores[t])) * rate;
+    kernels_.update(pair.centre, rows, scores, pair.count, blocks_);
   }
 
   const std::int32_t* ids_;
