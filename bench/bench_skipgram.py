@@ -3,8 +3,8 @@
 Both get the same tokens of simulated titles and the same settings, one worker thread each, in turns. Processor time is
 that of the whole process, so work beside it on the machine does not count. Quality: the nearest of 20,000 other titles
 (cosine of summed word vectors, weighted by 1e-3 / (1e-3 + frequency)) has the same true leaf, or the same section.
-At sample 1e-4 few words are trained and the start shows: gensim's is twice as wide as word2vec.c's and ours, which helps
-to match equal words. With its start halved it finds the same leaf for 50.6 % instead of 53.5 %.
+At sample 1e-4 few words are trained and the start shows: gensim's is twice as wide as word2vec.c's and ours, which
+helps to match equal words. With its start halved it finds the same leaf for 50.6 % instead of 53.5 %.
 """
 
 from __future__ import annotations
