@@ -186,10 +186,20 @@ class Delivery(ABC):
                 self.finished += len(pending)  # they are read again
                 self._recover(exception.args[0])
                 return
-            if pending:
-                self._producer.poll(0.05)
+            if pending and not self._serve(0.05):
+                self.finished += len(pending)
+                return
         self.metrics.dead_letters.inc(len(batch.refused))
         self.metrics.abstained.inc(batch.abstained)
+
+    def _serve(self, timeout_s: float) -> bool:
+        """Serve delivery reports; False when the client raised a fatal error here and was replaced."""
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as exception:
+            self._recover(exception.args[0])
+            return False
+        return True
 
     def _produce(self, pending: deque[Record]) -> None:
         """Send from the front of `pending` until it is empty or the producer's queue is full; the lock is held."""
@@ -281,8 +291,7 @@ class AtLeastOnceDelivery(Delivery):
             self._broken = True
 
     def _service(self) -> None:
-        self._producer.poll(0)
-        if self._broken:
+        if self._serve(0) and self._broken:
             self._replace()
 
     def _replace(self) -> None:
@@ -291,8 +300,9 @@ class AtLeastOnceDelivery(Delivery):
         self.retire(self.owned())
         with contextlib.suppress(KafkaException):  # a fatal producer has failed its records already
             self._producer.purge()
-        while self._producer.flush(1.0) and not self.giving_up.is_set():  # every record is answered, by an error
-            pass
+        while self.outstanding and not self.giving_up.is_set():  # every record is answered, by an error
+            with contextlib.suppress(KafkaException):
+                self._producer.poll(0.1)
         self._broken = False
         self._producer = self._connect()
         self._request_rewind()
@@ -390,7 +400,8 @@ class ExactlyOnceDelivery(Delivery):
             self._abort(str(error))
 
     def _service(self) -> None:
-        self._producer.poll(0)
+        if not self._serve(0):
+            return
         if not self._open:
             self._urgent.clear()
             return
@@ -488,7 +499,6 @@ class ExactlyOnceDelivery(Delivery):
         self.retire(self.owned())
         with contextlib.suppress(KafkaException):  # a fatal producer has failed its records already
             self._producer.purge()
-        self._producer.poll(0)
         self._producer = self._connect()
         self._initialise(float("inf"))  # decides what became of the transaction
         self._close_transaction()
