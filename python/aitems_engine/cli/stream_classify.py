@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--transaction-ms", type=int, default=100, help="exactly-once: how long a transaction collects results")
     add("--from-end", action="store_true", help="a new group begins at new messages, not at the oldest")
     add("--exit-when-idle-s", type=float, help="end once nothing has arrived for so long and all is delivered")
+    add("--startup-timeout-s", type=float, default=30.0, help="how long to wait for the first answer of a broker")
     add("--metrics-port", type=int, help="Prometheus metrics over HTTP on 127.0.0.1 (0: any free port)")
     add("--kafka", action="append", default=[], metavar="KEY=VALUE", help="further librdkafka setting (repeatable)")
     add("--kafka-file", type=Path, help="file of KEY=VALUE lines, for secrets")
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         from_end=args.from_end,
         exit_when_idle_s=args.exit_when_idle_s,
         metrics_port=args.metrics_port,
+        startup_timeout_s=args.startup_timeout_s,
         kafka=kafka_settings(args.kafka, args.kafka_file),
     )
     worker = ClassifyWorker(Engine.open(args.bundle, execution=args.execution, mode=args.mode), config)

@@ -27,6 +27,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from aitems_engine.errors import StreamError
 from aitems_engine.streaming.batches import Batch
+from aitems_engine.streaming.client_log import client_log
 from aitems_engine.streaming.config import StreamConfig
 from aitems_engine.streaming.failures import explain, is_fatal, is_permanent
 from aitems_engine.streaming.messages import dead_letter_headers
@@ -230,7 +231,7 @@ class Delivery(ABC):
         if is_permanent(error):
             self._stop_on(error, "producing")
         elif not (is_fatal(error)):
-            log.warning("producer: %s", self.config.redact(str(error)))
+            client_log.warning("producer: %s", self.config.redact(error.str()))
 
 
 class AtLeastOnceDelivery(Delivery):
@@ -242,7 +243,7 @@ class AtLeastOnceDelivery(Delivery):
 
     def _connect(self) -> Producer:
         settings = {**self.config.producer_settings(), "error_cb": self._on_error}
-        return Producer(settings, logger=logging.getLogger(f"{__name__}.client"))
+        return Producer(settings, logger=client_log)
 
     def start(self) -> None:
         pass
@@ -340,7 +341,7 @@ class ExactlyOnceDelivery(Delivery):
                 # With delivery.report.only.error these are failures only.
                 "on_delivery": self._answered,
             },
-            logger=logging.getLogger(f"{__name__}.client"),
+            logger=client_log,
         )
 
     def start(self) -> None:

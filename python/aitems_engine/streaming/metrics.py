@@ -16,7 +16,9 @@ class StreamMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.read = Counter("aitems_stream_messages_read", "Messages read", registry=registry)
-        self.delivered = Counter("aitems_stream_results_delivered", "Results the broker has", registry=registry)
+        self.finished = Counter(
+            "aitems_stream_messages_finished", "Messages delivered, put aside or dropped", registry=registry
+        )
         self.dead_letters = Counter("aitems_stream_dead_letters", "Messages put aside", registry=registry)
         self.dropped = Counter(
             "aitems_stream_dropped", "Messages dropped because their partition went away", registry=registry

@@ -27,6 +27,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from aitems_engine.errors import StreamError
 from aitems_engine.streaming.back_pressure import BackPressure, Gate
 from aitems_engine.streaming.batches import Batch, Classifier, classify, decode
+from aitems_engine.streaming.client_log import client_log
 from aitems_engine.streaming.config import StreamConfig
 from aitems_engine.streaming.delivery import AtLeastOnceDelivery, Delivery, ExactlyOnceDelivery
 from aitems_engine.streaming.failures import NO_TOPIC, explain, is_fatal, is_permanent, unreachable
@@ -77,6 +78,7 @@ class ClassifyWorker:
         self._stopping = threading.Event()
         self._partitions: dict[int, Partition] = {}
         self._read = 0
+        self._counted = 0
         self._raw: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._decoded: queue.Queue[Batch | None] = queue.Queue(maxsize=4)
         self._failure: Exception | None = None
@@ -134,6 +136,7 @@ class ClassifyWorker:
             self._shut_down(threads, drained)
             if server is not None:
                 server.shutdown()
+        self._count_finished()
         return StreamSummary(
             read=self._read,
             finished=self._delivery.finished,
@@ -148,7 +151,7 @@ class ClassifyWorker:
         config = self.config
         settings = {**config.consumer_settings(), "error_cb": self._on_error, "on_commit": self._on_commit}
         try:
-            self._consumer = Consumer(settings, logger=logging.getLogger(f"{__name__}.client"))
+            self._consumer = Consumer(settings, logger=client_log)
             self._delivery = self._make_delivery()
         except KafkaException as exception:
             raise StreamError(
@@ -361,8 +364,14 @@ class ClassifyWorker:
         if now < self._next_commit_s:
             return
         self._next_commit_s = now + self.config.commit_interval_ms / 1e3
-        self.metrics.in_flight.set(self.in_flight)
+        self._count_finished()
         self._commit(list(self._partitions.values()), wait=False)
+
+    def _count_finished(self) -> None:
+        finished = self._delivery.finished
+        self.metrics.finished.inc(finished - self._counted)
+        self._counted = finished
+        self.metrics.in_flight.set(self._read - finished)
 
     def _commit(self, partitions: list[Partition], *, wait: bool) -> None:
         """Commit the positions that moved; with transactions they are committed already."""
@@ -467,7 +476,7 @@ class ClassifyWorker:
         if is_permanent(error) or is_fatal(error):
             self._failure = self._failure or explain(error, self.config, f"connecting to {self.config.bootstrap}")
         else:
-            log.warning("consumer: %s", self.config.redact(error.str()))
+            client_log.warning("consumer: %s", self.config.redact(error.str()))
 
     def _on_message_error(self, error: KafkaError) -> None:
         if error.code() in NO_TOPIC:
@@ -476,7 +485,7 @@ class ClassifyWorker:
             if now - self._no_topic_since < TOPIC_GRACE_S:
                 return
         elif not (is_permanent(error) or is_fatal(error)):
-            log.warning("reading: %s", self.config.redact(error.str()))
+            client_log.warning("reading: %s", self.config.redact(error.str()))
             return
         raise explain(error, self.config, f"reading topic '{self.config.input_topic}'")
 
