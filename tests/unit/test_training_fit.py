@@ -11,9 +11,17 @@ import torch
 from aitems_engine.errors import ModelMismatchError, TrainingError
 from aitems_engine.runtime import NativeScorer, ScorerInputs
 from aitems_engine.training.calibration import softmax
-from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits, rate_at
+from aitems_engine.training.fit import (
+    FitSettings,
+    best_epoch,
+    fit,
+    gram_scales,
+    log_prior,
+    predict_logits,
+    rate_at,
+)
 from aitems_engine.training.row_table import RowTable
-from aitems_engine.training.textcnn import Dropout, TextCNNShape, export_tensors
+from aitems_engine.training.textcnn import TextCNNShape, export_tensors
 from aitems_engine.training.title_batches import EncodedTitles, batch_rows, concatenate, make_batch, take_ragged
 
 VOCABULARY, BUCKETS = 40, 64
@@ -25,6 +33,7 @@ SHAPE = TextCNNShape(
     title_filters=8,
     gram_buckets=BUCKETS,
     gram_dim=8,
+    gram_groups=2,
     mall_widths=(1,),
     mall_filters=8,
 )
@@ -47,8 +56,8 @@ def toy(count=200, seed=0, *, mall=True):
     return EncodedTitles(*ragged(titles), *ragged(grams), *ragged(malls)), labels.astype(np.int64)
 
 
-def accuracy(model, encoded, labels, head="joint"):
-    return float((predict_logits(model, encoded, head=head).argmax(1) == labels).mean())
+def accuracy(model, encoded, labels):
+    return float((predict_logits(model, encoded).sum(0).argmax(1) == labels).mean())
 
 
 def weights_of(model):
@@ -138,24 +147,41 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert rates[100] == 0
 
 
-@pytest.mark.parametrize("fc_dim", [0, 8])
 @pytest.mark.parametrize("mall", [True, False])
-def test_learns_a_separable_set_and_survives_missing_malls(fc_dim, mall):
+def test_learns_a_separable_set_and_survives_missing_malls(mall):
     encoded, labels = toy(mall=mall)
-    shape = replace(SHAPE, fc_dim=fc_dim)
-    model, history = fit(encoded, labels, shape, SETTINGS)
+    model, history = fit(encoded, labels, SHAPE, SETTINGS)
     assert history[-1].loss < history[0].loss
     fresh, truth = toy(seed=9, mall=False)
     assert accuracy(model, fresh, truth) == 1.0
-    assert accuracy(model, fresh, truth, "title") == 1.0
+    parts = predict_logits(model, fresh)
+    assert parts.shape == (4, 200, SHAPE.num_leaves)  # CNN, two groups of the bag, mall
+    assert all((part.argmax(1) == truth).mean() > 0.9 for part in parts[:3])
+    assert (parts[3] == 0).all()  # no mall path adds nothing
 
 
 def test_mall_head_learns_from_rows_that_have_a_mall():
     encoded, labels = toy()
-    model, _ = fit(encoded, labels, SHAPE, replace(SETTINGS, epochs=20, dropout=Dropout(mall=0.5)))
+    model, _ = fit(encoded, labels, SHAPE, replace(SETTINGS, epochs=20))
     has_mall = np.diff(encoded.mall_splits) > 0
-    predicted = predict_logits(model, encoded, head="mall").argmax(1)
-    assert (predicted[has_mall] == labels[has_mall]).all()
+    predicted = predict_logits(model, encoded)[-1].argmax(1)
+    assert (predicted[has_mall] == labels[has_mall]).mean() > 0.95
+
+
+@pytest.mark.parametrize("change", [{"title_widths": ()}, {"gram_buckets": 0}, {"mall_widths": ()}])
+def test_branches_can_be_left_out(change):
+    encoded, labels = toy()
+    shape = replace(SHAPE, **change)
+    model, _ = fit(encoded, labels, shape, SETTINGS)
+    assert accuracy(model, encoded, labels) > 0.98
+    assert len(predict_logits(model, encoded)) == len(shape.member_features) + bool(shape.mall_features)
+
+
+def test_frequent_ngrams_take_smaller_steps():
+    encoded = EncodedTitles(*ragged([[]] * 4), *ragged([[0, 1], [0, 0], [0], [0, 2]]), *ragged([[]] * 4))
+    scale = gram_scales(encoded, 5)
+    assert scale[0] < scale[1] == scale[2] < scale[3] == scale[4]
+    assert np.average(scale, weights=[4, 1, 1, 0, 0]) == pytest.approx(1)
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
@@ -164,7 +190,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
     second = weights_of(fit(encoded, labels, SHAPE, SETTINGS)[0])
     other = weights_of(fit(encoded, labels, SHAPE, replace(SETTINGS, seed=1))[0])
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["head.weight"], other["head.weight"])
+    assert not torch.equal(first["heads.0.weight"], other["heads.0.weight"])
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
@@ -228,8 +254,9 @@ def test_rows_of_weight_zero_teach_nothing():
 def test_exported_tensors_answer_like_the_network_natively():
     encoded, labels = toy()
     model, _ = fit(encoded, labels, SHAPE, replace(SETTINGS, epochs=2))
-    shift, temperature = 0.5 * log_prior(labels, SHAPE.num_leaves), 1.7
-    scorer = NativeScorer(export_tensors(model, temperature=temperature, log_prior=shift), mode="exact")
+    shift, weights, mall_weight = 0.5 * log_prior(labels, SHAPE.num_leaves), np.array([0.2, 0.5, 0.4]), 0.7
+    tensors = export_tensors(model, weights, mall_weight=mall_weight, log_prior=shift)
+    scorer = NativeScorer(tensors, mode="exact")
 
     def padded(ids, splits):
         lengths = np.diff(splits).astype(np.int32)
@@ -239,5 +266,5 @@ def test_exported_tensors_answer_like_the_network_natively():
 
     title, mall = padded(encoded.title_ids, encoded.title_splits), padded(encoded.mall_ids, encoded.mall_splits)
     got = scorer.probabilities(ScorerInputs(*title, encoded.gram_ids, encoded.gram_splits, *mall))
-    want = softmax((predict_logits(model, encoded) + shift) / temperature)
+    want = softmax(np.tensordot(np.r_[weights, mall_weight], predict_logits(model, encoded), 1) + shift)
     assert np.abs(got - want).max() < 1e-5

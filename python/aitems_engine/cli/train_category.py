@@ -181,8 +181,8 @@ def write_report(out: Path, result: CategoryTraining, products: Products, taxono
         facts={
             "bundle": result.digest,
             "measured on": f"{len(result.validation.rows)} held-out products, before the last fit on all rows",
-            "prior strength": f"{result.prior_strength:.3f}",
-            "temperature": f"{result.temperature:.3f}",
+            "temperature": f"{result.combination.temperature:.3f}",
+            "prior put back": f"{result.combination.prior:.3f}",
             **{LABELS[name]: f"{value:.4f}" for name, value in result.validation.scores.items() if name in LABELS},
         },
     )

@@ -17,7 +17,9 @@ from aitems_engine.evaluation import metrics
 FloatArray = npt.NDArray[np.float64]
 LabelArray = npt.NDArray[np.int64]
 
-STRENGTHS = (-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+STRENGTHS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+# rows x leaves of one component that calibration looks at; more are left out at random
+MAX_CELLS = 20_000_000
 MIN_THRESHOLD_ROWS = 50
 
 
@@ -36,35 +38,98 @@ def softmax(logits: npt.NDArray[np.floating]) -> FloatArray:
     return np.asarray(values / values.sum(1, keepdims=True))
 
 
+def fit_weights(components: Sequence[npt.NDArray[np.floating]], labels: LabelArray) -> FloatArray:
+    """Return the factors w >= 0 whose sum of w * component has the lowest negative log-likelihood.
+
+    Parameters
+    ----------
+    components : sequence of float arrays, shape (n, leaves) or (leaves,)
+        Logits of the parts of an ensemble on validation rows; their common scale is the inverse temperature.
+    labels : int64 array, shape (n,)
+        The true leaves.
+
+    Returns
+    -------
+    float64 array, shape (components,)
+
+    Notes
+    -----
+    The likelihood is concave in w, so Newton's steps find the only optimum (multinomial logistic regression with one
+    weight a component). A component whose weight would be negative is left out.
+    """
+    count = len(components)
+    weights = np.full(count, 1 / count)
+    if len(labels) == 0:
+        return weights
+    active = list(range(count))
+    while active:
+        for _ in range(25):
+            gradient, hessian = likelihood_slope([components[i] for i in active], weights[active], labels)
+            # a little damping keeps the step finite where components are collinear
+            step = np.linalg.solve(hessian + 1e-8 * np.eye(len(active)) * max(1.0, np.trace(hessian)), gradient)
+            step *= min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
+            weights[active] -= step
+            if np.abs(step).max() < 1e-5:
+                break
+        if len(active) == 1 or weights[active].min() >= 0:
+            break
+        worst = active[int(np.argmin(weights[active]))]
+        weights[worst] = 0.0
+        active.remove(worst)
+    return np.asarray(np.maximum(weights, 0.0))
+
+
+def likelihood_slope(
+    components: Sequence[npt.NDArray[np.floating]], weights: FloatArray, labels: LabelArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return gradient and Hessian of the negative log-likelihood by the weights, in blocks of rows."""
+    n, leaves = len(labels), max(c.shape[-1] for c in components)
+    gradient, hessian = np.zeros(len(weights)), np.zeros((len(weights), len(weights)))
+    block = max(1, 4_000_000 // leaves)
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        own = labels[rows]
+        parts = np.stack(
+            [np.broadcast_to(c[rows] if c.ndim == 2 else c, (len(own), leaves)).astype(np.float64) for c in components]
+        )
+        p = softmax(np.tensordot(weights, parts, 1))
+        means = (parts * p).sum(2)
+        gradient += (means - parts[:, np.arange(len(own)), own]).sum(1)
+        weighted = parts * np.sqrt(p)
+        flat = weighted.reshape(len(weights), -1)
+        hessian += flat @ flat.T - means @ means.T
+    return gradient / n, hessian / n
+
+
 def choose_prior_strength(
-    logits: npt.NDArray[np.floating], labels: LabelArray, log_prior: FloatArray, adjustment: float
+    logits: npt.NDArray[np.floating], labels: LabelArray, log_prior: FloatArray, likeliest: float
 ) -> float:
     """Return how much of the log prior is added to the logits again.
 
     Parameters
     ----------
     logits : float array, shape (n, leaves)
-        Of validation rows, learnt with `adjustment` * log prior added in the loss.
+        Of validation rows, without prior.
     labels : int64 array, shape (n,)
         Their leaves.
     log_prior : float array, shape (leaves,)
         Of the training rows.
-    adjustment : float
-        Strength used in training; candidates are multiples of it.
+    likeliest : float
+        Strength with the highest likelihood; candidates lie from 0.5 below to 1 above it.
 
     Returns
     -------
     float
-        The candidate with the highest accuracy + macro-F1; ties: the one nearest to `adjustment`.
+        The candidate with the highest accuracy + macro-F1; ties: the one nearest to `likeliest`.
     """
-    if adjustment == 0 or len(labels) == 0:
-        return adjustment
+    if len(labels) == 0:
+        return likeliest
     scores = {}
-    for factor in STRENGTHS:
-        predicted = (logits + factor * adjustment * log_prior).argmax(1)
-        scores[factor] = float((predicted == labels).mean()) + metrics.macro_f1(labels, predicted, logits.shape[1])
+    for offset in STRENGTHS:
+        predicted = (logits + (likeliest + offset) * log_prior).argmax(1)
+        scores[offset] = float((predicted == labels).mean()) + metrics.macro_f1(labels, predicted, logits.shape[1])
     best = max(scores.values())
-    return adjustment * min((f for f, s in scores.items() if s >= best - 1e-9), key=lambda f: abs(f - 1))
+    return likeliest + min((o for o, s in scores.items() if s >= best - 1e-9), key=abs)
 
 
 def negative_log_likelihood(logits: npt.NDArray[np.floating], labels: LabelArray) -> float:

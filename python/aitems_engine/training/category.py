@@ -24,10 +24,11 @@ from aitems_engine.evaluation import metrics
 from aitems_engine.evaluation.predictions import CategoryPredictions
 from aitems_engine.text import Tokenizer
 from aitems_engine.training.calibration import (
+    MAX_CELLS,
     Thresholds,
     choose_prior_strength,
     choose_thresholds,
-    fit_temperature,
+    fit_weights,
     softmax,
 )
 from aitems_engine.training.checkpoint import EpochRecord
@@ -53,8 +54,8 @@ class CategorySettings:
         Of the tokeniser trained here; unused where one is given.
     limits : TextLimits
         Cut lengths and character n-grams.
-    dim, title_filters, gram_dim, mall_filters, fc_dim : int
-        See `TextCNNShape`. `fc_dim` -1 means 256 from 1,000 leaves on, otherwise none.
+    dim, title_widths, title_filters, gram_dim, gram_groups, mall_widths, mall_filters
+        See `TextCNNShape`.
     skipgram : bool
         Start the token embedding from skip-gram vectors of titles and mall paths.
     validation_share : float
@@ -74,9 +75,9 @@ class CategorySettings:
     title_widths: tuple[int, ...] = (2, 3, 4, 5)
     title_filters: int = 128
     gram_dim: int = 256
+    gram_groups: int = 4
     mall_widths: tuple[int, ...] = (1, 2, 3)
     mall_filters: int = 64
-    fc_dim: int = -1
     skipgram: bool = True
     validation_share: float = 0.1
     refit: bool = True
@@ -96,13 +97,45 @@ class Validation:
     predictions : CategoryPredictions
         For `evaluation.report.write_category_report`.
     scores : dict
-        accuracy, macro_f1, ece, nll, coverage (at the thresholds), accuracy_answered, and accuracy_title and
-        accuracy_mall of the single-modality heads where there are any.
+        accuracy, macro_f1, ece, nll, coverage (at the thresholds), accuracy_answered, and, where there are mall
+        categories, accuracy_title of the title alone and accuracy_mall of the mall head on rows that have one.
     """
 
     rows: npt.NDArray[np.int64]
     predictions: CategoryPredictions
     scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How the parts of the network become one distribution; all of it is folded into the served head.
+
+    Attributes
+    ----------
+    members : float64 array, shape (title members,)
+        Factor of each title member's logits.
+    mall : float
+        Factor of the mall's logits.
+    prior : float
+        Factor of the log prior of the leaves.
+    """
+
+    members: npt.NDArray[np.float64]
+    mall: float
+    prior: float
+
+    def logits(self, parts: npt.NDArray[np.float32], log_prior: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the served logits of `predict_logits`, float64 (n, leaves)."""
+        weights = np.r_[self.members, [self.mall] * (len(parts) - len(self.members))]
+        total = np.zeros(parts.shape[1:])
+        for weight, part in zip(weights, parts, strict=True):
+            total += weight * part
+        return np.asarray(total + self.prior * log_prior)
+
+    @property
+    def temperature(self) -> float:
+        """The title members' mean is divided by this."""
+        return float(1 / max(1e-6, self.members.sum()))
 
 
 @dataclass(frozen=True)
@@ -114,8 +147,7 @@ class CategoryTraining:
     labels: tuple[str, ...]
     history: tuple[EpochRecord, ...]
     validation: Validation | None
-    prior_strength: float
-    temperature: float
+    combination: Combination
     thresholds: Thresholds
     skipped_unlabelled: int
     execution_difference: float
@@ -196,9 +228,9 @@ def train_category(
     prior = log_prior(labels[training], len(label_ids))
 
     def validate(model: TextCNN) -> tuple[float, float]:
-        logits = predict_logits(model, held_out)
-        strength = choose_prior_strength(logits, labels[validation], prior, settings.fit.logit_adjustment)
-        predicted = (logits + strength * prior).argmax(1)
+        parts = predict_logits(model, held_out)
+        combination = combine(parts, labels[validation], prior, shape, settings)
+        predicted = combination.logits(parts, prior).argmax(1)
         return (
             metrics.accuracy(labels[validation], predicted),
             metrics.macro_f1(labels[validation], predicted, len(label_ids)),
@@ -217,12 +249,11 @@ def train_category(
             checkpoint=states and states / "first.safetensors",
             on_step=on_step,
         )
-    strength, temperature, thresholds, measured = settings.fit.logit_adjustment, 1.0, Thresholds(0.0, {}), None
+    combination, thresholds, measured = plain_combination(shape, settings), Thresholds(0.0, {}), None
     if len(validation):
-        logits = predict_logits(model, held_out)
-        strength = choose_prior_strength(logits, labels[validation], prior, settings.fit.logit_adjustment)
-        temperature = fit_temperature(logits + strength * prior, labels[validation])
-        probabilities = softmax((logits + strength * prior) / temperature)
+        parts = predict_logits(model, held_out)
+        combination = combine(parts, labels[validation], prior, shape, settings)
+        probabilities = softmax(combination.logits(parts, prior))
         thresholds = choose_thresholds(probabilities, labels[validation], tops, settings.target_accuracy)
         lowest = np.array([thresholds.by_top.get(top, thresholds.default) for top in tops])
         predictions = CategoryPredictions.from_probabilities(
@@ -231,9 +262,9 @@ def train_category(
             label_nodes=tree.positions(label_ids),
             abstained=probabilities.max(1) < lowest[probabilities.argmax(1)],
         )
-        scores = score_validation(model, held_out, labels[validation], predictions)
+        scores = score_validation(parts, held_out, labels[validation], predictions, combination, prior)
         measured = Validation(labelled[validation], predictions, scores)
-        del logits, probabilities
+        del parts, probabilities
     if settings.refit and len(validation):
         prior = log_prior(labels, len(label_ids))
         with bar(progress, "refit on all rows") as on_step:
@@ -249,13 +280,15 @@ def train_category(
                 checkpoint=states and states / "refit.safetensors",
                 on_step=on_step,
             )
-    tensors = export_tensors(model, temperature=temperature, log_prior=strength * prior)
+    tensors = export_tensors(
+        model, combination.members, mall_weight=combination.mall, log_prior=combination.prior * prior
+    )
     digest = write_classifier(
-        out, tensors, tokenizer, tree, label_ids, settings, temperature, thresholds, history, strength, measured
+        out, tensors, tokenizer, tree, label_ids, settings, thresholds, history, combination, measured
     )
-    difference = verify_bundle(
-        Path(out), model, products.take(labelled[:VERIFIED_ROWS]), encoded, strength * prior, temperature
-    )
+    sample = np.arange(min(VERIFIED_ROWS, len(labelled)))
+    expected = softmax(combination.logits(predict_logits(model, encoded.take(sample)), prior))
+    difference = verify_bundle(Path(out), products.take(labelled[sample]), expected)
     if states is not None:
         for name in ("first.safetensors", "refit.safetensors"):
             (states / name).unlink(missing_ok=True)
@@ -265,8 +298,7 @@ def train_category(
         labels=tuple(label_ids),
         history=tuple(history),
         validation=measured,
-        prior_strength=strength,
-        temperature=temperature,
+        combination=combination,
         thresholds=thresholds,
         skipped_unlabelled=len(products) - len(labelled),
         execution_difference=difference,
@@ -376,7 +408,6 @@ def choose_shape(
     settings: CategorySettings, tokenizer: Tokenizer, encoded: EncodedTitles, num_leaves: int
 ) -> TextCNNShape:
     """Return the sizes of the network; the mall branch only where some row has a mall category."""
-    fc_dim = settings.fc_dim if settings.fc_dim >= 0 else (256 if num_leaves >= 1000 else 0)
     return TextCNNShape(
         vocab_size=tokenizer.vocab_size,
         num_leaves=num_leaves,
@@ -385,9 +416,9 @@ def choose_shape(
         title_filters=settings.title_filters,
         gram_buckets=settings.limits.gram_buckets,
         gram_dim=settings.gram_dim,
+        gram_groups=settings.gram_groups,
         mall_widths=settings.mall_widths if len(encoded.mall_ids) else (),
         mall_filters=settings.mall_filters,
-        fc_dim=fc_dim,
     )
 
 
@@ -418,25 +449,73 @@ def recency_weights(registered_at: npt.NDArray[np.int64], half_life_days: float)
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
+def plain_combination(shape: TextCNNShape, settings: CategorySettings) -> Combination:
+    """Return the combination that nothing was measured for: the members' mean, plus the mall, plus the prior."""
+    count = len(shape.member_features)
+    return Combination(np.full(count, 1 / count), 1.0, settings.fit.logit_adjustment)
+
+
+def combine(
+    parts: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    prior: npt.NDArray[np.float64],
+    shape: TextCNNShape,
+    settings: CategorySettings,
+) -> Combination:
+    """Return the weights of CNN, bag, mall and prior with the highest likelihood on validation rows.
+
+    The prior is then moved where accuracy + macro-F1 are highest, and the common temperature fitted once more. The
+    groups of the bag weigh alike. At most `MAX_CELLS` logits of a part are looked at.
+    """
+    keep = max(1, MAX_CELLS // parts.shape[2])
+    if len(labels) > keep:
+        chosen = np.random.default_rng(settings.fit.seed).permutation(len(labels))[:keep]
+        parts, labels = parts[:, chosen], labels[chosen]
+    count = len(shape.member_features)
+    has_cnn, groups = bool(shape.title_widths), count - bool(shape.title_widths)
+    components: list[npt.NDArray[np.float32]] = []
+    if has_cnn:
+        components.append(parts[0])
+    if groups:
+        components.append(parts[count - groups : count].mean(0))
+    has_mall = len(parts) > count
+    if has_mall:
+        components.append(parts[count])
+    weights = fit_weights([*components, prior], labels)
+    total = np.tensordot(weights[:-1], np.stack(components), 1)
+    strength = choose_prior_strength(total, labels, prior, float(weights[-1]))
+    sharpness = float(fit_weights([total + strength * prior], labels)[0])
+    weights = sharpness * np.r_[weights[:-1], strength]
+    shares = [weights[0]] if has_cnn else []
+    shares += [weights[int(has_cnn)] / groups] * groups
+    return Combination(np.array(shares), float(weights[-2]) if has_mall else 1.0, float(weights[-1]))
+
+
 def score_validation(
-    model: TextCNN, encoded: EncodedTitles, labels: npt.NDArray[np.int64], predictions: CategoryPredictions
+    parts: npt.NDArray[np.float32],
+    encoded: EncodedTitles,
+    labels: npt.NDArray[np.int64],
+    predictions: CategoryPredictions,
+    combination: Combination,
+    prior: npt.NDArray[np.float64],
 ) -> dict[str, float]:
     """Return the measures listed in `Validation.scores`."""
     best, answered = predictions.ranked[:, 0], ~predictions.abstained
     correct = best == labels
     scores = {
         "accuracy": float(correct.mean()),
-        "macro_f1": metrics.macro_f1(labels, best, model.shape.num_leaves),
+        "macro_f1": metrics.macro_f1(labels, best, parts.shape[2]),
         "ece": metrics.expected_calibration_error(predictions.confidence, correct),
         "nll": float(np.mean(-np.log(np.maximum(predictions.truth_probability.astype(np.float64), 1e-12)))),
         "coverage": float(answered.mean()),
         "accuracy_answered": float(correct[answered].mean()) if answered.any() else 0.0,
     }
-    if model.title_head is not None:
-        scores["accuracy_title"] = metrics.accuracy(labels, predict_logits(model, encoded, head="title").argmax(1))
+    members = len(combination.members)
     has_mall = np.diff(encoded.mall_splits) > 0
-    if model.mall_head is not None and has_mall.any():
-        mall = predict_logits(model, encoded, head="mall").argmax(1)
+    if len(parts) > members and has_mall.any():
+        title = combination.logits(parts[:members], prior).argmax(1)
+        mall = (combination.mall * parts[members] + combination.prior * prior).argmax(1)
+        scores["accuracy_title"] = metrics.accuracy(labels, title)
         scores["accuracy_mall"] = metrics.accuracy(labels[has_mall], mall[has_mall])
     return scores
 
@@ -448,10 +527,9 @@ def write_classifier(
     taxonomy: Taxonomy,
     label_ids: Sequence[str],
     settings: CategorySettings,
-    temperature: float,
     thresholds: Thresholds,
     history: Sequence[EpochRecord],
-    prior_strength: float,
+    combination: Combination,
     measured: Validation | None,
 ) -> str:
     """Write the bundle and return its digest."""
@@ -472,12 +550,16 @@ def write_classifier(
         gram_min=settings.limits.gram_min,
         gram_max=settings.limits.gram_max,
         gram_buckets=settings.limits.gram_buckets,
-        temperature=temperature,
+        temperature=combination.temperature,
         threshold_default=thresholds.default,
         threshold_by_top=thresholds.by_top,
         training={
             "settings": record,
-            "prior_strength": prior_strength,
+            "combination": {
+                "members": combination.members.tolist(),
+                "mall": combination.mall,
+                "prior": combination.prior,
+            },
             "epochs": best_epoch(list(history)),
             "validation": None if measured is None else {"rows": len(measured.rows), **measured.scores},
         },
@@ -493,21 +575,13 @@ def write_classifier(
     return write_bundle(out, parts, config=record)
 
 
-def verify_bundle(
-    path: Path,
-    model: TextCNN,
-    products: Products,
-    encoded: EncodedTitles,
-    log_shift: npt.NDArray[np.float64],
-    temperature: float,
-) -> float:
-    """Reopen a bundle and compare both executions with torch on the given products (the first rows of `encoded`).
+def verify_bundle(path: Path, products: Products, expected: npt.NDArray[np.float64]) -> float:
+    """Reopen a bundle and compare both executions with the probabilities torch gave for these products.
 
     Returns the largest difference of a probability; raises ModelMismatchError where it exceeds 1e-4.
     """
     from aitems_engine.category.loading import load_classifier
 
-    expected = softmax((predict_logits(model, encoded.take(np.arange(len(products)))) + log_shift) / temperature)
     largest = 0.0
     for execution in ("native", "onnx"):
         _, classifier = load_classifier(path, execution=execution, mode="exact", verify=True)

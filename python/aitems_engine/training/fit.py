@@ -42,7 +42,7 @@ class FitSettings:
     logit_adjustment : float
         tau: 0 = plain cross entropy, 1 = fully balanced.
     auxiliary_loss : float
-        Weight of the loss of each single-modality head beside the joint head's.
+        Weight of the losses of title and mall alone beside the joint loss.
     seed, threads
         Results are equal for equal data, settings, seed and threads on one machine; threads 0 = as torch is set.
     device : str
@@ -83,7 +83,7 @@ def rate_at(step: int, total_steps: int, warmup_share: float) -> float:
     return warm * max(0.0, 1 - progress)
 
 
-def joint_loss(
+def total_loss(
     logits: Logits,
     labels: torch.Tensor,
     has_mall: torch.Tensor,
@@ -91,24 +91,40 @@ def joint_loss(
     settings: FitSettings,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the loss of the joint head plus the weighted losses of the single-modality heads.
+    """Return the mean loss of the title members, each joined with the mall, plus those of each modality alone.
 
-    The mall head learns only from rows that have a mall path (`has_mall`, float 0/1).
+    The losses of single modalities count only rows that have a mall path (`has_mall`, float 0/1); for the others the
+    joined loss is that of the title.
     """
 
     def loss(scores: torch.Tensor, use: torch.Tensor | None) -> torch.Tensor:
         values = F.cross_entropy(
             scores + adjustment, labels, reduction="none", label_smoothing=settings.label_smoothing
         )
-        return values.mean() if use is None else (values * use).sum() / use.sum().clamp_min(1e-6)
+        return values.mean() if use is None else (values * use).sum() / len(values)
 
-    total = loss(logits.joint, weights)
+    share = 1 / len(logits.members)
+    if logits.mall is None:
+        return share * torch.stack([loss(member, weights) for member in logits.members]).sum()
+    total = share * torch.stack([loss(member + logits.mall, weights) for member in logits.members]).sum()
     if settings.auxiliary_loss:
-        mall = has_mall if weights is None else has_mall * weights
-        for scores, use in ((logits.title, weights), (logits.bag, weights), (logits.mall, mall)):
-            if scores is not None:
-                total = total + settings.auxiliary_loss * loss(scores, use)
+        use = has_mall if weights is None else has_mall * weights
+        alone = share * torch.stack([loss(member, use) for member in logits.members]).sum() + loss(logits.mall, use)
+        total = total + settings.auxiliary_loss * alone
     return total
+
+
+def gram_scales(encoded: EncodedTitles, buckets: int) -> npt.NDArray[np.float32]:
+    """Return the inverse document frequency of each n-gram bucket, 1 + log((1 + n) / (1 + df)), mean 1 over n-grams.
+
+    The steps of a frequent n-gram are smaller than those of a rare one, as TF-IDF weights do for a linear model.
+    """
+    rows = np.repeat(np.arange(len(encoded), dtype=np.int64), np.diff(encoded.gram_splits))
+    distinct = np.unique(rows * buckets + encoded.gram_ids)
+    frequency = np.bincount(distinct % buckets, minlength=buckets)
+    scale = 1 + np.log((1 + len(encoded)) / (1 + frequency))
+    mean = np.average(scale, weights=frequency) if len(distinct) else 1.0
+    return np.asarray(scale / mean, dtype=np.float32)
 
 
 def fit(
@@ -168,7 +184,8 @@ def fit(
         torch.manual_seed(settings.seed)
         generator = np.random.default_rng(settings.seed)
         device = pick_device(settings.device)
-        model = TextCNN(shape, settings.dropout, vectors=vectors, pad_id=pad_id).to(device)
+        scale = gram_scales(encoded, shape.gram_buckets) if shape.gram_buckets else None
+        model = TextCNN(shape, settings.dropout, vectors=vectors, gram_scale=scale, pad_id=pad_id).to(device)
         adjustment = torch.as_tensor(
             settings.logit_adjustment * log_prior(labels, shape.num_leaves), dtype=torch.float32, device=device
         )
@@ -240,12 +257,11 @@ def run_epoch(
             rows,
             device=device,
             generator=generator,
-            gram_dropout=settings.dropout.grams,
             mall_dropout=settings.dropout.mall,
         )
         target = torch.from_numpy(labels[rows]).to(device)
         weight = None if weights is None else torch.from_numpy(weights[rows]).to(device)
-        loss = joint_loss(model(batch), target, (batch.mall_lengths > 0).float(), adjustment, settings, weight)
+        loss = total_loss(model(batch), target, (batch.mall_lengths > 0).float(), adjustment, settings, weight)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -265,15 +281,21 @@ def run_epoch(
 
 
 @torch.no_grad()
-def predict_logits(
-    model: TextCNN, encoded: EncodedTitles, *, head: str = "joint", batch_size: int = 512
-) -> npt.NDArray[np.float32]:
-    """Return the logits of all rows, float32 (n, leaves), by the joint head or the "title" or "mall" head."""
+def predict_logits(model: TextCNN, encoded: EncodedTitles, *, batch_size: int = 512) -> npt.NDArray[np.float32]:
+    """Return the logits of all rows by each title member and, where there is one, last by the mall head.
+
+    Returns
+    -------
+    float32 array, shape (members [+ 1], n, leaves)
+    """
     model.eval()
     device = next(model.parameters()).device
-    out = np.empty((len(encoded), model.shape.num_leaves), np.float32)
+    count = len(model.heads) + (model.mall_head is not None)
+    out = np.empty((count, len(encoded), model.shape.num_leaves), np.float32)
     for batch in iterate(encoded, batch_size, device=device):
-        out[batch.rows] = getattr(model(batch), head).cpu().numpy()
+        logits = model(batch)
+        for part, scores in zip(out, [*logits.members, *([] if logits.mall is None else [logits.mall])], strict=True):
+            part[batch.rows] = scores.cpu().numpy()
     return out
 
 

@@ -18,18 +18,30 @@ class RowTable(torch.nn.Module):
     ----------
     weight : float32 tensor, shape (rows, width)
         Start values; owned from here on.
+    row_scale : float32 tensor, shape (rows, 1), optional
+        Factor of each row's start values and steps, as if the table were `row_scale` times a freely learnt one.
     beta1, beta2, epsilon : float
         As in Adam. Bias correction counts the steps of each row, not those of the run.
     """
 
     weight: torch.Tensor
+    row_scale: torch.Tensor | None
     first_moment: torch.Tensor
     second_moment: torch.Tensor
     steps: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, *, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        *,
+        row_scale: torch.Tensor | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        epsilon: float = 1e-8,
+    ) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight if row_scale is None else weight * row_scale)
+        self.register_buffer("row_scale", row_scale)
         self.register_buffer("first_moment", torch.zeros_like(weight))
         self.register_buffer("second_moment", torch.zeros_like(weight))
         self.register_buffer("steps", torch.zeros(len(weight), 1))
@@ -62,8 +74,7 @@ class RowTable(torch.nn.Module):
         self.second_moment[rows] = second
         step_size = learning_rate / (1 - self.beta1**steps)
         scale = second.div_(1 - self.beta2**steps).sqrt_().add_(self.epsilon)
-        self.weight[rows] = values.detach() - step_size * first / scale
-
-    def touched_gradient(self) -> torch.Tensor | None:
-        """Return the gradient of the rows gathered since the last step, or None."""
-        return None if self._touched is None else self._touched[1].grad
+        change = step_size * first / scale
+        if self.row_scale is not None:
+            change *= self.row_scale[rows]
+        self.weight[rows] = values.detach() - change

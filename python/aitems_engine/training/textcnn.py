@@ -1,9 +1,13 @@
-"""The text classifier as a torch module: token CNN and character n-gram bag over the title, CNN over the mall path.
+"""The text classifier as a torch module: token CNN and character n-gram bags over the title, CNN over the mall path.
 
 The same mathematics runs natively (`csrc/textcnn`) and in ONNX Runtime (`training.onnx_graph`); `export_tensors` gives
 both their weights. Token CNN: Kim 2014, windows start at every real token and read zeros past the end, so a result does
-not depend on the padded width. Bag of hashed character n-grams: fastText (Joulin et al. 2016) with 1/sqrt(count) and a
-relu. Each modality has a head of its own beside the joint head (multi-task); only the joint head is served.
+not depend on the padded width. Bags of hashed character n-grams: fastText (Joulin et al. 2016) with 1/sqrt(count), a
+relu, and rows scaled by inverse document frequency.
+
+The title is read by several members - the CNN and each group of the bag's columns - that learn side by side, each with
+a head and a loss of its own; the served head is their weighted mean plus the mall's. Since the head is linear, that
+mean is one matrix: an ensemble at the cost of one network.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from aitems_engine.training.title_batches import TitleBatch
 
 @dataclass(frozen=True)
 class TextCNNShape:
-    """Sizes of the network; branches with no width, no bucket or no filter are left out."""
+    """Sizes of the network; branches with no width or no bucket are left out."""
 
     vocab_size: int
     num_leaves: int
@@ -30,19 +34,21 @@ class TextCNNShape:
     title_widths: tuple[int, ...] = (2, 3, 4, 5)
     title_filters: int = 128
     gram_buckets: int = 131_072
-    gram_dim: int = 64
+    gram_dim: int = 256
+    gram_groups: int = 4
     mall_widths: tuple[int, ...] = (1, 2, 3)
     mall_filters: int = 64
-    fc_dim: int = 0
 
     @property
-    def title_features(self) -> int:
-        """Width of the title's part of the joint feature vector."""
-        return len(self.title_widths) * self.title_filters + (self.gram_dim if self.gram_buckets else 0)
+    def member_features(self) -> tuple[int, ...]:
+        """Number of features of each title member: the CNN, then the groups of the bag."""
+        convs = (len(self.title_widths) * self.title_filters,) if self.title_widths else ()
+        group = self.gram_dim // self.gram_groups
+        return convs + ((group,) * self.gram_groups if self.gram_buckets else ())
 
     @property
     def mall_features(self) -> int:
-        """Width of the mall path's part of the joint feature vector."""
+        """Number of features of the mall path."""
         return len(self.mall_widths) * self.mall_filters
 
 
@@ -58,11 +64,17 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Logits:
-    """Scores of one batch; the heads of single modalities are None where the network has only one."""
+    """Scores of one batch.
 
-    joint: torch.Tensor
-    title: torch.Tensor | None
-    bag: torch.Tensor | None
+    Attributes
+    ----------
+    members : list of float32 tensors, shape (n, leaves)
+        Of each title member, by the title alone.
+    mall : float32 tensor, shape (n, leaves), or None
+        By the mall path alone; 0 where there is none.
+    """
+
+    members: list[torch.Tensor]
     mall: torch.Tensor | None
 
 
@@ -72,9 +84,13 @@ class TextCNN(torch.nn.Module):
     Parameters
     ----------
     shape : TextCNNShape
-    dropout : Dropout
+        Sizes.
+    dropout : Dropout, optional
+        Used in training only.
     vectors : float32 array, shape (vocab_size, dim), optional
         Start of the token embedding (skip-gram); random where it is None.
+    gram_scale : float32 array, shape (gram_buckets,), optional
+        Factor of each bucket (inverse document frequency).
     pad_id : int
         Its embedding stays zero.
     """
@@ -85,6 +101,7 @@ class TextCNN(torch.nn.Module):
         dropout: Dropout | None = None,
         *,
         vectors: npt.NDArray[np.float32] | None = None,
+        gram_scale: npt.NDArray[np.float32] | None = None,
         pad_id: int = 0,
     ) -> None:
         super().__init__()
@@ -94,68 +111,69 @@ class TextCNN(torch.nn.Module):
         self.embedding = RowTable(start)
         self.title_convs = self._convs(shape.title_widths, shape.title_filters)
         self.mall_convs = self._convs(shape.mall_widths, shape.mall_filters)
-        self.bag = RowTable(torch.randn(shape.gram_buckets, shape.gram_dim) * 0.05) if shape.gram_buckets else None
-        self.bag_bias = torch.nn.Parameter(torch.full((shape.gram_dim,), 0.1)) if shape.gram_buckets else None
-        joint = shape.title_features + shape.mall_features
-        self.fc = torch.nn.Linear(joint, shape.fc_dim) if shape.fc_dim else None
-        self.head = torch.nn.Linear(shape.fc_dim or joint, shape.num_leaves)
-        torch.nn.init.zeros_(self.head.bias)
-        # the heads of single modalities read the same features; with one branch the joint head is that head
-        has_mall, has_bag, has_convs = bool(shape.mall_features), self.bag is not None, bool(shape.title_widths)
-        self.title_head = torch.nn.Linear(shape.title_features, shape.num_leaves) if has_mall else None
-        self.mall_head = torch.nn.Linear(shape.mall_features, shape.num_leaves) if has_mall else None
-        self.bag_head = torch.nn.Linear(shape.gram_dim, shape.num_leaves) if has_bag and has_convs else None
+        self.bag, self.bag_bias = None, None
+        if shape.gram_buckets:
+            scale = None if gram_scale is None else torch.from_numpy(gram_scale)[:, None]
+            self.bag = RowTable(torch.randn(shape.gram_buckets, shape.gram_dim) * 0.05, row_scale=scale)
+            self.bag_bias = torch.nn.Parameter(torch.full((shape.gram_dim,), 0.1))
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(n, shape.num_leaves) for n in shape.member_features)
+        for head in self.heads:
+            torch.nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        # no bias: a missing mall path adds nothing
+        self.mall_head = torch.nn.Linear(shape.mall_features, shape.num_leaves, False) if shape.mall_features else None
 
     def _convs(self, widths: tuple[int, ...], filters: int) -> torch.nn.ModuleDict:
-        return torch.nn.ModuleDict({str(w): torch.nn.Conv1d(self.shape.dim, filters, w) for w in widths})
+        return torch.nn.ModuleDict({str(w): torch.nn.Conv1d(self.shape.dim, filters, w) for w in sorted(widths)})
 
     def tables(self) -> list[RowTable]:
         """Return the tables that `RowTable.step` updates; all other weights are ordinary parameters."""
         return [self.embedding] if self.bag is None else [self.embedding, self.bag]
 
     def forward(self, batch: TitleBatch) -> Logits:
-        """Return the logits of a batch (leaves, unscaled)."""
+        """Return the logits of a batch."""
         drop = self.dropout
-        # row 0 of `tokens` is the zero vector that padding reads
         # a pad token written in a title reads as zeros too; its row keeps a zero gradient
         rows = self.embedding.gather(batch.token_rows) * (batch.token_rows != self.pad_id)[:, None]
+        # row 0 of `tokens` is the zero vector that padding reads
         tokens = torch.cat([rows.new_zeros(1, self.shape.dim), rows])
-        title = [
-            max_over_time(tokens, batch.title, batch.title_lengths, conv, drop.tokens if self.training else 0.0)
-            for conv in convolutions(self.title_convs)
-        ]
-        bag = None
+        features: list[torch.Tensor] = []
+        if self.title_convs:
+            token_dropout = drop.tokens if self.training else 0.0
+            maxima = [
+                max_over_time(tokens, batch.title, batch.title_lengths, conv, token_dropout)
+                for conv in convolutions(self.title_convs)
+            ]
+            features.append(torch.cat(maxima, 1))
         if self.bag is not None and self.bag_bias is not None:
-            grams = self.bag.gather(batch.gram_rows)
-            total = F.embedding_bag(
-                batch.grams, grams, batch.gram_offsets, mode="sum", per_sample_weights=batch.gram_weights
-            )
-            bag = F.relu(total * batch.gram_scales[:, None] + self.bag_bias)
-            title.append(bag)
-        mall = [
+            features += self._bags(batch, self.bag.gather(batch.gram_rows), self.bag_bias)
+        members = [
+            head(F.dropout(part, drop.features, self.training)) for head, part in zip(self.heads, features, strict=True)
+        ]
+        if self.mall_head is None:
+            return Logits(members, None)
+        maxima = [
             max_over_time(tokens, batch.mall, batch.mall_lengths, conv, 0.0) for conv in convolutions(self.mall_convs)
         ]
-        title_features = F.dropout(torch.cat(title, 1), drop.features, self.training)
-        features, mall_features = title_features, None
-        if mall:
-            mall_features = F.dropout(torch.cat(mall, 1), drop.features, self.training)
-            features = torch.cat([title_features, mall_features], 1)
-        hidden = features if self.fc is None else F.relu(self.fc(features))
-        joint = self.head(hidden)
-        return Logits(
-            joint,
-            self.title_head(title_features) if self.title_head else None,
-            self.bag_head(F.dropout(bag, drop.features))
-            if self.training and self.bag_head and bag is not None
-            else None,
-            self.mall_head(mall_features) if self.mall_head else None,
-        )
+        return Logits(members, self.mall_head(F.dropout(torch.cat(maxima, 1), drop.features, self.training)))
+
+    def _bags(self, batch: TitleBatch, rows: torch.Tensor, bias: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features of each group; in training every group reads its own random part of the n-grams."""
+        share = self.dropout.grams if self.training else 0.0
+        width = self.shape.gram_dim // self.shape.gram_groups
+        groups = []
+        for start in range(0, self.shape.gram_dim, width):
+            columns = rows[:, start : start + width].contiguous()
+            kept = None
+            if share:
+                kept = (torch.rand(len(batch.grams), device=rows.device) >= share) / (1 - share)
+            total = F.embedding_bag(batch.grams, columns, batch.gram_offsets, mode="sum", per_sample_weights=kept)
+            groups.append(F.relu(total * batch.gram_scales[:, None] + bias[start : start + width]))
+        return groups
 
 
 def convolutions(branch: torch.nn.ModuleDict) -> list[torch.nn.Conv1d]:
     """Return the convolutions of a branch by ascending width."""
-    found = [conv for conv in branch.values() if isinstance(conv, torch.nn.Conv1d)]
-    return sorted(found, key=lambda conv: conv.kernel_size)
+    return [conv for conv in branch.values() if isinstance(conv, torch.nn.Conv1d)]
 
 
 def max_over_time(
@@ -191,31 +209,36 @@ def max_over_time(
 
 
 def export_tensors(
-    model: TextCNN, *, temperature: float = 1.0, log_prior: npt.NDArray[np.float64] | None = None
+    model: TextCNN,
+    member_weights: npt.NDArray[np.float64],
+    *,
+    mall_weight: float = 1.0,
+    log_prior: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the served tensors by name, with temperature and re-applied prior folded into the head.
+    """Return the served tensors by name, with member weights, temperature and re-applied prior folded into the head.
 
     Parameters
     ----------
     model : TextCNN
         Trained.
-    temperature : float > 0
-        Logits are divided by it.
+    member_weights : float array, shape (members,)
+        Factor of each title member's logits (its share in the mean, divided by the temperature).
+    mall_weight : float
+        Factor of the mall's logits.
     log_prior : float array, shape (num_leaves,), optional
-        Added to the logits before the division (the prior that logit adjustment took out, times its strength).
+        Added to the logits as it is.
 
     Returns
     -------
     dict of str to float32 array
         ``embedding.weight``, ``title.conv{w}.weight``/``.bias``, ``title.bag.weight``/``.bias``, ``mall.conv{w}.*``,
-        ``fc.*``, ``head.*``; the heads of single modalities as ``aux.title_head.*`` and ``aux.mall_head.*``.
+        ``head.*``.
     """
 
     def array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
 
     tensors = {"embedding.weight": array(model.embedding.weight)}
-    tensors["embedding.weight"][model.pad_id] = 0
     for branch, convs in (("title", model.title_convs), ("mall", model.mall_convs)):
         for conv in convolutions(convs):
             name = f"{branch}.conv{conv.kernel_size[0]}"
@@ -225,13 +248,13 @@ def export_tensors(
     if model.bag is not None and model.bag_bias is not None:
         tensors["title.bag.weight"] = array(model.bag.weight)
         tensors["title.bag.bias"] = array(model.bag_bias)
-    if model.fc is not None:
-        tensors["fc.weight"], tensors["fc.bias"] = array(model.fc.weight), array(model.fc.bias)
-    bias = model.head.bias.detach().cpu().numpy().astype(np.float64)
-    shift = 0.0 if log_prior is None else log_prior
-    tensors["head.weight"] = array(model.head.weight / temperature)
-    tensors["head.bias"] = ((bias + shift) / temperature).astype(np.float32)
-    for name, head in (("title_head", model.title_head), ("mall_head", model.mall_head)):
-        if head is not None:
-            tensors[f"aux.{name}.weight"], tensors[f"aux.{name}.bias"] = array(head.weight), array(head.bias)
+    heads = [head for head in model.heads if isinstance(head, torch.nn.Linear)]
+    columns = [array(head.weight) * weight for head, weight in zip(heads, member_weights, strict=True)]
+    if model.mall_head is not None:
+        columns.append(array(model.mall_head.weight) * mall_weight)
+    bias = np.zeros(model.shape.num_leaves) if log_prior is None else log_prior.copy()
+    for head, weight in zip(heads, member_weights, strict=True):
+        bias += weight * array(head.bias).astype(np.float64)
+    tensors["head.weight"] = np.ascontiguousarray(np.concatenate(columns, 1), dtype=np.float32)
+    tensors["head.bias"] = bias.astype(np.float32)
     return tensors

@@ -52,7 +52,6 @@ class TitleBatch:
     gram_rows: torch.Tensor
     grams: torch.Tensor
     gram_offsets: torch.Tensor
-    gram_weights: torch.Tensor | None
     gram_scales: torch.Tensor
 
 
@@ -93,7 +92,6 @@ def make_batch(
     *,
     device: torch.device | str = "cpu",
     generator: np.random.Generator | None = None,
-    gram_dropout: float = 0.0,
     mall_dropout: float = 0.0,
 ) -> TitleBatch:
     """Return the batch of the given rows.
@@ -108,8 +106,6 @@ def make_batch(
         Where the tensors go.
     generator : numpy Generator, optional
         Needed for dropout.
-    gram_dropout : float
-        Share of n-grams dropped one by one; the rest is scaled up.
     mall_dropout : float
         Share of rows whose mall path is dropped.
     """
@@ -127,13 +123,6 @@ def make_batch(
     mall = pad(positions[len(title_ids) :], mall_lengths)
     gram_counts = np.diff(gram_splits)
     scales = 1 / np.sqrt(np.maximum(1, gram_counts))
-    if generator is not None and gram_dropout:
-        kept = generator.random(len(gram_ids)) >= gram_dropout
-        owners = np.repeat(np.arange(len(rows)), gram_counts)[kept]
-        gram_ids = gram_ids[kept]
-        gram_splits = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(np.bincount(owners, minlength=len(rows)), out=gram_splits[1:])
-        scales = scales / (1 - gram_dropout)
     gram_rows, grams = np.unique(gram_ids, return_inverse=True)
 
     def tensor(array: npt.NDArray[np.generic], dtype: torch.dtype = torch.int64) -> torch.Tensor:
@@ -149,7 +138,6 @@ def make_batch(
         gram_rows=tensor(gram_rows),
         grams=tensor(grams),
         gram_offsets=tensor(gram_splits[:-1]),
-        gram_weights=None,
         gram_scales=tensor(scales, torch.float32),
     )
 
