@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", help="tokenizer.json to use (default: WordPiece, trained on the titles)")
     parser.add_argument("--vocab-size", type=int, help="of the tokeniser trained here (default 20000)")
-    parser.add_argument("--epochs", type=int, help="length of the training schedule")
+    parser.add_argument(
+        "--epochs", type=int, help="length of the training schedule (default: 4 to 10 by the number of products)"
+    )
     parser.add_argument("--patience", type=int, help="epochs without improvement before it stops")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--learning-rate", type=float)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from aitems_engine.training.calibration import (
 )
 from aitems_engine.training.checkpoint import EpochRecord
 from aitems_engine.training.encode import TextLimits, encode_products
-from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits
+from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits, schedule_epochs
 from aitems_engine.training.textcnn import TextCNN, TextCNNShape, export_tensors
 from aitems_engine.training.title_batches import EncodedTitles
 
@@ -71,9 +71,9 @@ class CategorySettings:
 
     vocab_size: int = 20_000
     limits: TextLimits = field(default_factory=TextLimits)
-    dim: int = 128
-    title_widths: tuple[int, ...] = (2, 3, 4, 5)
-    title_filters: int = 128
+    dim: int = 64
+    title_widths: tuple[int, ...] = (1, 2, 3)
+    title_filters: int = 64
     gram_dim: int = 256
     gram_groups: int = 4
     mall_widths: tuple[int, ...] = (1, 2, 3)
@@ -81,7 +81,7 @@ class CategorySettings:
     skipgram: bool = True
     validation_share: float = 0.1
     refit: bool = True
-    target_accuracy: float = 0.98
+    target_accuracy: float = 0.95
     half_life_days: float = 0.0
     fit: FitSettings = field(default_factory=FitSettings)
 
@@ -112,30 +112,27 @@ class Combination:
 
     Attributes
     ----------
-    members : float64 array, shape (title members,)
-        Factor of each title member's logits.
-    mall : float
-        Factor of the mall's logits.
+    parts : tuple of str
+        "cnn", "bag", "mall", as far as there are.
+    weights : float64 array, shape (parts,)
+        Factor of each part's logits.
     prior : float
         Factor of the log prior of the leaves.
     """
 
-    members: npt.NDArray[np.float64]
-    mall: float
+    parts: tuple[str, ...]
+    weights: npt.NDArray[np.float64]
     prior: float
 
     def logits(self, parts: npt.NDArray[np.float32], log_prior: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the served logits of `predict_logits`, float64 (n, leaves)."""
-        weights = np.r_[self.members, [self.mall] * (len(parts) - len(self.members))]
-        total = np.zeros(parts.shape[1:])
-        for weight, part in zip(weights, parts, strict=True):
-            total += weight * part
-        return np.asarray(total + self.prior * log_prior)
+        """Return the served logits of the logits of the parts, float64 (n, leaves)."""
+        return np.asarray(np.tensordot(self.weights, parts, 1) + self.prior * log_prior)
 
     @property
     def temperature(self) -> float:
-        """The title members' mean is divided by this."""
-        return float(1 / max(1e-6, self.members.sum()))
+        """What the mean of the title's parts is divided by."""
+        title = [w for name, w in zip(self.parts, self.weights, strict=True) if name != "mall"]
+        return float(1 / max(1e-6, sum(title)))
 
 
 @dataclass(frozen=True)
@@ -200,8 +197,9 @@ def train_category(
 
     Notes
     -----
-    Equal input, settings, seed and threads give equal weights on one machine (CPU). Memory: about 1 kB a title beside
-    the network and its optimiser state.
+    Equal input, tokeniser, settings, seed and threads give equal weights on one machine (CPU); the `tokenizers` package
+    does not train the same vocabulary twice, so pass a tokeniser to repeat a training exactly. Memory: about 1 kB a
+    title beside the network and its optimiser state.
     """
     settings = settings or CategorySettings()
     check_settings(settings)
@@ -223,13 +221,15 @@ def train_category(
     if states is not None:
         states.mkdir(parents=True, exist_ok=True)
 
+    # the second fit follows the schedule of the first
+    schedule = replace(settings.fit, epochs=settings.fit.epochs or schedule_epochs(len(training)))
     tops = [tree.top(label) for label in label_ids]
     held_out = encoded.take(validation)
     prior = log_prior(labels[training], len(label_ids))
 
     def validate(model: TextCNN) -> tuple[float, float]:
         parts = predict_logits(model, held_out)
-        combination = combine(parts, labels[validation], prior, shape, settings)
+        combination = combine(parts, labels[validation], prior, shape.parts, settings.fit.seed)
         predicted = combination.logits(parts, prior).argmax(1)
         return (
             metrics.accuracy(labels[validation], predicted),
@@ -241,7 +241,7 @@ def train_category(
             encoded.take(training),
             labels[training],
             shape,
-            settings.fit,
+            schedule,
             vectors=vectors,
             pad_id=tokenizer.pad_id,
             weights=None if weights is None else weights[training],
@@ -249,10 +249,10 @@ def train_category(
             checkpoint=states and states / "first.safetensors",
             on_step=on_step,
         )
-    combination, thresholds, measured = plain_combination(shape, settings), Thresholds(0.0, {}), None
+    combination, thresholds, measured = plain_combination(shape.parts, settings), Thresholds(0.0, {}), None
     if len(validation):
         parts = predict_logits(model, held_out)
-        combination = combine(parts, labels[validation], prior, shape, settings)
+        combination = combine(parts, labels[validation], prior, shape.parts, settings.fit.seed)
         probabilities = softmax(combination.logits(parts, prior))
         thresholds = choose_thresholds(probabilities, labels[validation], tops, settings.target_accuracy)
         lowest = np.array([thresholds.by_top.get(top, thresholds.default) for top in tops])
@@ -272,7 +272,7 @@ def train_category(
                 encoded,
                 labels,
                 shape,
-                settings.fit,
+                schedule,
                 vectors=vectors,
                 pad_id=tokenizer.pad_id,
                 weights=weights,
@@ -280,9 +280,7 @@ def train_category(
                 checkpoint=states and states / "refit.safetensors",
                 on_step=on_step,
             )
-    tensors = export_tensors(
-        model, combination.members, mall_weight=combination.mall, log_prior=combination.prior * prior
-    )
+    tensors = export_tensors(model, combination.weights, log_prior=combination.prior * prior)
     digest = write_classifier(
         out, tensors, tokenizer, tree, label_ids, settings, thresholds, history, combination, measured
     )
@@ -311,7 +309,6 @@ def check_settings(settings: CategorySettings) -> None:
         "vocab_size": settings.vocab_size,
         "dim": settings.dim,
         "title_filters": settings.title_filters,
-        "fit.epochs": settings.fit.epochs,
         "fit.batch_size": settings.fit.batch_size,
         "fit.patience": settings.fit.patience,
         "fit.learning_rate": settings.fit.learning_rate,
@@ -320,6 +317,14 @@ def check_settings(settings: CategorySettings) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise InvalidInputError(f"{name} must be positive, got {value}")
+    if settings.fit.epochs < 0:
+        raise InvalidInputError(
+            f"fit.epochs must be 0 (chosen by the number of rows) or more, got {settings.fit.epochs}"
+        )
+    if settings.limits.gram_buckets and settings.gram_dim % max(1, settings.gram_groups):
+        raise InvalidInputError(
+            f"gram_dim must be a multiple of gram_groups, got {settings.gram_dim} and {settings.gram_groups}"
+        )
     if not 0 <= settings.validation_share < 1:
         raise InvalidInputError(f"validation_share must be at least 0 and below 1, got {settings.validation_share}")
     if not 0 < settings.target_accuracy <= 1:
@@ -374,7 +379,8 @@ def split_rows(
             raise InvalidInputError(f"validation_rows must be between 0 and {len(products) - 1}")
         held_out = np.isin(labelled, wanted)
     else:
-        count = min(round(n * settings.validation_share), MAX_VALIDATION_ROWS)
+        most = min(MAX_VALIDATION_ROWS, MAX_CELLS // (int(labels.max()) + 1))
+        count = min(round(n * settings.validation_share), most)
         times = products.registered_at[labelled]
         order = np.random.default_rng(settings.fit.seed).permutation(n)
         if n and times.min() >= 0 and times.max() > times.min():
@@ -449,46 +455,34 @@ def recency_weights(registered_at: npt.NDArray[np.int64], half_life_days: float)
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
-def plain_combination(shape: TextCNNShape, settings: CategorySettings) -> Combination:
-    """Return the combination that nothing was measured for: the members' mean, plus the mall, plus the prior."""
-    count = len(shape.member_features)
-    return Combination(np.full(count, 1 / count), 1.0, settings.fit.logit_adjustment)
+def plain_combination(parts: tuple[str, ...], settings: CategorySettings) -> Combination:
+    """Return the combination that nothing was measured for: the mean over the title, plus the mall, plus the prior."""
+    title = len(parts) - ("mall" in parts)
+    weights = np.array([1.0 if name == "mall" else 1 / title for name in parts])
+    return Combination(parts, weights, settings.fit.logit_adjustment)
 
 
 def combine(
-    parts: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     prior: npt.NDArray[np.float64],
-    shape: TextCNNShape,
-    settings: CategorySettings,
+    parts: tuple[str, ...],
+    seed: int,
 ) -> Combination:
-    """Return the weights of CNN, bag, mall and prior with the highest likelihood on validation rows.
+    """Return the weights of the parts and the prior with the highest likelihood on validation rows.
 
-    The prior is then moved where accuracy + macro-F1 are highest, and the common temperature fitted once more. The
-    groups of the bag weigh alike. At most `MAX_CELLS` logits of a part are looked at.
+    The prior is then moved to where accuracy + macro-F1 are highest, and the common temperature fitted once more. At
+    most `MAX_CELLS` logits of a part are looked at.
     """
-    keep = max(1, MAX_CELLS // parts.shape[2])
+    keep = max(1, MAX_CELLS // logits.shape[2])
     if len(labels) > keep:
-        chosen = np.random.default_rng(settings.fit.seed).permutation(len(labels))[:keep]
-        parts, labels = parts[:, chosen], labels[chosen]
-    count = len(shape.member_features)
-    has_cnn, groups = bool(shape.title_widths), count - bool(shape.title_widths)
-    components: list[npt.NDArray[np.float32]] = []
-    if has_cnn:
-        components.append(parts[0])
-    if groups:
-        components.append(parts[count - groups : count].mean(0))
-    has_mall = len(parts) > count
-    if has_mall:
-        components.append(parts[count])
-    weights = fit_weights([*components, prior], labels)
-    total = np.tensordot(weights[:-1], np.stack(components), 1)
+        chosen = np.random.default_rng(seed).permutation(len(labels))[:keep]
+        logits, labels = logits[:, chosen], labels[chosen]
+    weights = fit_weights([*logits, prior], labels)
+    total = np.tensordot(weights[:-1], logits, 1)
     strength = choose_prior_strength(total, labels, prior, float(weights[-1]))
     sharpness = float(fit_weights([total + strength * prior], labels)[0])
-    weights = sharpness * np.r_[weights[:-1], strength]
-    shares = [weights[0]] if has_cnn else []
-    shares += [weights[int(has_cnn)] / groups] * groups
-    return Combination(np.array(shares), float(weights[-2]) if has_mall else 1.0, float(weights[-1]))
+    return Combination(parts, sharpness * weights[:-1], sharpness * strength)
 
 
 def score_validation(
@@ -510,11 +504,11 @@ def score_validation(
         "coverage": float(answered.mean()),
         "accuracy_answered": float(correct[answered].mean()) if answered.any() else 0.0,
     }
-    members = len(combination.members)
     has_mall = np.diff(encoded.mall_splits) > 0
-    if len(parts) > members and has_mall.any():
-        title = combination.logits(parts[:members], prior).argmax(1)
-        mall = (combination.mall * parts[members] + combination.prior * prior).argmax(1)
+    if "mall" in combination.parts and has_mall.any():
+        alone = combination.weights * (np.array(combination.parts) != "mall")
+        title = replace(combination, weights=alone).logits(parts, prior).argmax(1)
+        mall = replace(combination, weights=combination.weights - alone).logits(parts, prior).argmax(1)
         scores["accuracy_title"] = metrics.accuracy(labels, title)
         scores["accuracy_mall"] = metrics.accuracy(labels[has_mall], mall[has_mall])
     return scores
@@ -556,8 +550,7 @@ def write_classifier(
         training={
             "settings": record,
             "combination": {
-                "members": combination.members.tolist(),
-                "mall": combination.mall,
+                "weights": dict(zip(combination.parts, combination.weights.tolist(), strict=True)),
                 "prior": combination.prior,
             },
             "epochs": best_epoch(list(history)),

@@ -19,8 +19,8 @@ class TextLimits:
     max_title_length: int = 32
     max_mall_length: int = 32
     gram_min: int = 2
-    gram_max: int = 4
-    gram_buckets: int = 131_072
+    gram_max: int = 5
+    gram_buckets: int = 262_144
 
 
 def encode_products(

@@ -47,6 +47,12 @@ class TextCNNShape:
         return convs + ((group,) * self.gram_groups if self.gram_buckets else ())
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts whose weights are chosen after training: "cnn", "bag" (all groups alike), "mall"."""
+        there = {"cnn": self.title_widths, "bag": self.gram_buckets, "mall": self.mall_features}
+        return tuple(name for name, size in there.items() if size)
+
+    @property
     def mall_features(self) -> int:
         """Number of features of the mall path."""
         return len(self.mall_widths) * self.mall_filters
@@ -57,8 +63,8 @@ class Dropout:
     """Shares of what is dropped in training."""
 
     features: float = 0.3
-    grams: float = 0.2
-    tokens: float = 0.1
+    grams: float = 0.5
+    tokens: float = 0.2
     mall: float = 0.2
 
 
@@ -209,22 +215,16 @@ def max_over_time(
 
 
 def export_tensors(
-    model: TextCNN,
-    member_weights: npt.NDArray[np.float64],
-    *,
-    mall_weight: float = 1.0,
-    log_prior: npt.NDArray[np.float64] | None = None,
+    model: TextCNN, part_weights: npt.NDArray[np.float64], *, log_prior: npt.NDArray[np.float64] | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the served tensors by name, with member weights, temperature and re-applied prior folded into the head.
+    """Return the served tensors by name, with weights and re-applied prior folded into the head.
 
     Parameters
     ----------
     model : TextCNN
         Trained.
-    member_weights : float array, shape (members,)
-        Factor of each title member's logits (its share in the mean, divided by the temperature).
-    mall_weight : float
-        Factor of the mall's logits.
+    part_weights : float array, shape (parts,)
+        Factor of the logits of each of `shape.parts`; the bag's is that of the mean of its groups.
     log_prior : float array, shape (num_leaves,), optional
         Added to the logits as it is.
 
@@ -248,13 +248,17 @@ def export_tensors(
     if model.bag is not None and model.bag_bias is not None:
         tensors["title.bag.weight"] = array(model.bag.weight)
         tensors["title.bag.bias"] = array(model.bag_bias)
-    heads = [head for head in model.heads if isinstance(head, torch.nn.Linear)]
-    columns = [array(head.weight) * weight for head, weight in zip(heads, member_weights, strict=True)]
-    if model.mall_head is not None:
-        columns.append(array(model.mall_head.weight) * mall_weight)
+    heads = [head for head in [*model.heads, model.mall_head] if isinstance(head, torch.nn.Linear)]
+    weights: list[float] = []
+    for name, weight in zip(model.shape.parts, part_weights, strict=True):
+        groups = model.shape.gram_groups if name == "bag" else 1
+        weights += [float(weight) / groups] * groups
     bias = np.zeros(model.shape.num_leaves) if log_prior is None else log_prior.copy()
-    for head, weight in zip(heads, member_weights, strict=True):
-        bias += weight * array(head.bias).astype(np.float64)
+    columns = []
+    for head, weight in zip(heads, weights, strict=True):
+        columns.append(array(head.weight) * weight)
+        if head.bias is not None:
+            bias += weight * array(head.bias).astype(np.float64)
     tensors["head.weight"] = np.ascontiguousarray(np.concatenate(columns, 1), dtype=np.float32)
     tensors["head.bias"] = bias.astype(np.float32)
     return tensors
