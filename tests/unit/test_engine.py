@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -200,7 +201,10 @@ def test_causes_name_the_threshold_and_the_sure_parent(engine: Engine) -> None:
     for row in np.flatnonzero(result.abstained):
         cause = result.causes[row]
         assert cause is not None
-        assert cause.startswith(f"low confidence: best {result.probabilities[row, 0]:.2f} < threshold 0.")
+        found = re.match(r"low confidence: best (0\.\d+) < threshold (0\.[67]0*) for '(식품|Digital)'", cause)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(result.probabilities[row, 0], abs=0.005)
+        assert float(found[1]) < float(found[2])
         parent = result.parent_ids[row]
         if parent is None:
             assert np.isnan(result.parent_probabilities[row])

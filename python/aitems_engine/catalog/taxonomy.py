@@ -223,34 +223,9 @@ class Taxonomy:
         result[:, columns] = values
         return result
 
-    def lineage_probabilities(
-        self,
-        probabilities: npt.NDArray[np.floating[Any]],
-        lineages: npt.NDArray[np.integer[Any]],
-        leaves: npt.NDArray[np.integer[Any]] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Return the probabilities of a few nodes of each row, without those of all nodes.
-
-        Parameters
-        ----------
-        probabilities : float array, shape (num_rows, num_columns)
-            Each row over the leaves.
-        lineages : int array, shape (num_rows, k)
-            Positions of nodes; -1 for none.
-        leaves : int array, shape (num_columns,), optional
-            As in `node_probabilities`.
-
-        Returns
-        -------
-        float32 array, shape (num_rows, k)
-            0 where there is no node.
-        """
-        columns, values = self._checked_columns(probabilities, leaves)
-        begin, end = np.append(self._leaf_begin, 0)[lineages], np.append(self._leaf_end, 0)[lineages]
-        result = np.empty(lineages.shape, dtype=np.float32)
-        for rows, sums in self._running_sums(values, columns):
-            result[rows] = np.take_along_axis(sums, end[rows], 1) - np.take_along_axis(sums, begin[rows], 1)
-        return result
+    def leaf_ranges(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return begin and end of each node's leaves in tree order, two int64 arrays of shape (num_nodes,)."""
+        return self._leaf_begin, self._leaf_end
 
     def _checked_columns(
         self, probabilities: npt.NDArray[np.floating[Any]], leaves: npt.NDArray[np.integer[Any]] | None

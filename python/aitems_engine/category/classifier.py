@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine.catalog.node_sums import NodeSums
 from aitems_engine.catalog.taxonomy import Taxonomy
 from aitems_engine.category.settings import ClassifierSettings
 from aitems_engine.errors import InvalidInputError, ModelMismatchError
@@ -77,8 +78,9 @@ class CategoryClassifier:
                     f"{part} has {ours} {kind[0]}, but the model has {theirs} {kind[-1]}; "
                     "they come from different trainings"
                 )
-        self._label_nodes = taxonomy.positions(settings.labels)
-        lineages = taxonomy.lineages(self._label_nodes)
+        label_nodes = taxonomy.positions(settings.labels)
+        lineages = taxonomy.lineages(label_nodes)
+        self._node_sums = NodeSums(taxonomy, label_nodes)
         tops = [taxonomy.node_ids[line[0]] for line in lineages]
         # nodes above each label, parent first, -1 behind the top: shape (num_labels, depth - 1)
         self._parents_of_label = np.full((len(lineages), max(map(len, lineages)) - 1), -1, dtype=np.int32)
@@ -93,6 +95,8 @@ class CategoryClassifier:
             [settings.threshold_by_top.get(top, settings.threshold_default) for top in tops], dtype=np.float32
         )
         self._top_names = [taxonomy.path(top) for top in tops]
+        above = sorted({node for line in lineages for node in line[:-1]})
+        self._inner_paths = {taxonomy.node_ids[i]: taxonomy.path(taxonomy.node_ids[i]) for i in above}
         # tokens of a title without text: 0, or those of the tokeniser's template
         self._empty_length = int(tokenizer.encode_batch([""], max_length=settings.max_title_length).lengths[0])
         self.labels = LabelTable(np.array(settings.labels, dtype=np.str_), tuple(map(taxonomy.path, settings.labels)))
@@ -192,7 +196,7 @@ class CategoryClassifier:
         causes: list[str | None] = [None] * rows
         parents = _Parents([None] * rows, np.full(rows, np.nan, dtype=np.float32))
         hedged = np.flatnonzero(unsure & ~empty)
-        if len(hedged):
+        if len(hedged) and self._parents_of_label.shape[1]:
             parents = self._sure_parents(inputs, hedged, best, parents, threads)
         for row in np.flatnonzero(empty).tolist():
             causes[row] = "empty title"
@@ -212,11 +216,12 @@ class CategoryClassifier:
     def _cause(self, label: int, confidence: float, parents: _Parents, row: int) -> str:
         threshold, top = float(self._thresholds[label]), self._top_names[label]
         # as many decimals as it takes to see the difference
-        decimals = next((d for d in (2, 4) if f"{confidence:.{d}f}" != f"{threshold:.{d}f}"), 8)
+        difference = abs(threshold - confidence)
+        decimals = 2 if difference >= 0.01 else 4 if difference >= 0.0001 else 8
         cause = f"low confidence: best {confidence:.{decimals}f} < threshold {threshold:.{decimals}f} for '{top}'"
         parent = parents.ids[row]
         if parent is not None:
-            cause += f"; sure of '{self.taxonomy.path(parent)}' ({parents.probabilities[row]:.2f})"
+            cause += f"; sure of '{self._inner_paths[parent]}' ({parents.probabilities[row]:.2f})"
         return cause
 
     def _sure_parents(
@@ -240,10 +245,13 @@ class CategoryClassifier:
         parents: _Parents,
         threads: int,
     ) -> None:
-        probabilities = self.scorer.probabilities(rows_of(inputs, rows), threads=threads)
+        # the softmax here, because NumPy's exp is vectorised: 5 us a row at 4,215 leaves
+        odds = self.scorer.logits(rows_of(inputs, rows), threads=threads)
+        odds -= odds.max(axis=1, keepdims=True)
+        np.exp(odds, out=odds)
         labels = best[rows]
         above = self._parents_of_label[labels]
-        sums = self.taxonomy.lineage_probabilities(probabilities, above, self._label_nodes)
+        sums = self._node_sums.of(odds, above) / odds.sum(axis=1, keepdims=True)
         sure = (sums >= self._thresholds[labels, None]) & (above >= 0)
         for k in np.flatnonzero(sure.any(axis=1)).tolist():
             # the first sure one: they are ordered from the parent up
