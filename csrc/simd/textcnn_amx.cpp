@@ -107,7 +107,6 @@ void top_i8(const TextCnnProduct& p, TextCnnTop* tops) {
 
 // The rest is that of v4.
 void conv_f32(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_f32(c, ids, n, out); }
-void conv_i16(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_i16(c, ids, n, out); }
 void conv_i8(const TextCnnConv& c, const int32_t* ids, int n, float* out) { kTextCnn_v4.conv_i8(c, ids, n, out); }
 void bag_f32(const TextCnnBag& b, const int32_t* ids, int64_t n, float* out) { kTextCnn_v4.bag_f32(b, ids, n, out); }
 void bag_i8(const TextCnnBag& b, const int32_t* ids, int64_t n, float* out) { kTextCnn_v4.bag_i8(b, ids, n, out); }
@@ -117,5 +116,5 @@ void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { kTextCnn_v4.top_f32(p,
 
 }  // namespace
 
-const TextCnnKernels kTextCnn_amx = {conv_f32, conv_i16, conv_i8, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
+const TextCnnKernels kTextCnn_amx = {conv_f32, conv_i8, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

@@ -172,6 +172,6 @@ void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops});
 
 }  // namespace
 
-const TextCnnKernels kTextCnn_baseline = {conv_rows<float, float>, conv_rows<int16_t, int16_t>, conv_rows<int8_t, int16_t>, bag_rows<float, float>, bag_rows<int8_t, int32_t>,
+const TextCnnKernels kTextCnn_baseline = {conv_rows<float, float>, conv_rows<int8_t, int16_t>, bag_rows<float, float>, bag_rows<int8_t, int32_t>,
                                           quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

@@ -59,7 +59,6 @@ struct alignas(64) TextCnnTop {
 
 struct TextCnnKernels {
   void (*conv_f32)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);
-  void (*conv_i16)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);  // sums of a window fit int16
   void (*conv_i8)(const TextCnnConv& conv, const int32_t* ids, int length, float* out);
   void (*bag_f32)(const TextCnnBag& bag, const int32_t* ids, int64_t count, float* out);
   void (*bag_i8)(const TextCnnBag& bag, const int32_t* ids, int64_t count, float* out);

@@ -31,12 +31,13 @@ struct F32 {
   }
 };
 
-struct I16 {
-  using Element = int16_t;
+// Sums of windows are kept in 16 bits: they fit for any width up to 258.
+struct I8 {
+  using Element = int8_t;
   using Vector = __m256i;
   static constexpr int kLanes = 16;
   static inline Vector lowest() { return _mm256_set1_epi16(-32768); }
-  static inline Vector load(const Element* p) { return load32(p); }
+  static inline Vector load(const Element* p) { return _mm256_cvtepi8_epi16(load16(p)); }
   static inline Vector add(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
   static inline Vector larger(Vector a, Vector b) { return _mm256_max_epi16(a, b); }
   static inline void finish(Vector v, const TextCnnConv& conv, int f, float* out) {
@@ -47,11 +48,6 @@ struct I16 {
     const __m256 sum = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(v));
     _mm256_storeu_ps(out + f, positive(_mm256_fmadd_ps(sum, _mm256_loadu_ps(conv.scale + f), _mm256_loadu_ps(conv.bias + f))));
   }
-};
-
-struct I8 : I16 {
-  using Element = int8_t;
-  static inline Vector load(const Element* p) { return _mm256_cvtepi8_epi16(load16(p)); }
 };
 
 // C vectors of filters from filter f on.
@@ -304,5 +300,5 @@ void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops});
 
 }  // namespace
 
-const TextCnnKernels kTextCnn_v3 = {conv_rows<F32>, conv_rows<I16>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
+const TextCnnKernels kTextCnn_v3 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

@@ -27,12 +27,13 @@ struct F32 {
   }
 };
 
-struct I16 {
-  using Element = int16_t;
+// Sums of windows are kept in 16 bits: they fit for any width up to 258.
+struct I8 {
+  using Element = int8_t;
   using Vector = __m512i;
   static constexpr int kLanes = 32;
   static inline Vector lowest() { return _mm512_set1_epi16(-32768); }
-  static inline Vector load(const Element* p) { return _mm512_loadu_si512(p); }
+  static inline Vector load(const Element* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static inline Vector add(Vector a, const Element* p) { return _mm512_add_epi16(a, load(p)); }
   static inline Vector larger(Vector a, Vector b) { return _mm512_max_epi16(a, b); }
   static inline void finish(Vector v, const TextCnnConv& conv, int f, float* out) {
@@ -44,12 +45,6 @@ struct I16 {
     const __m512 value = _mm512_fmadd_ps(sum, _mm512_loadu_ps(conv.scale + f), _mm512_loadu_ps(conv.bias + f));
     _mm512_storeu_ps(out + f, _mm512_max_ps(value, _mm512_setzero_ps()));
   }
-};
-
-struct I8 : I16 {
-  using Element = int8_t;
-  static inline Vector load(const Element* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static inline Vector add(Vector a, const Element* p) { return _mm512_add_epi16(a, load(p)); }
 };
 
 // C vectors of filters from filter f on.
@@ -285,5 +280,5 @@ void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops});
 
 }  // namespace
 
-const TextCnnKernels kTextCnn_v4 = {conv_rows<F32>, conv_rows<I16>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
+const TextCnnKernels kTextCnn_v4 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

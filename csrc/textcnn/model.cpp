@@ -90,20 +90,18 @@ void place_group(std::vector<int>& place, int first, int count) {
 // Smallest scale that leaves no quantised value out of range; 1 where everything is zero.
 float scale_for(float largest, float most) { return largest > 0 ? largest / most : 1.f; }
 
-template <class Integer>
-void quantize(const float* from, std::size_t size, const float* scale, Integer* to) {
-  for (std::size_t i = 0; i < size; ++i) to[i] = static_cast<Integer>(std::nearbyint(from[i] / scale[i]));
+void quantize(const float* from, std::size_t size, const float* scale, int8_t* to) {
+  for (std::size_t i = 0; i < size; ++i) to[i] = static_cast<int8_t>(std::nearbyint(from[i] / scale[i]));
 }
 
 // Writes rows of floats into a table of any element.
 void write_rows(Table& table, std::size_t first, std::size_t rows, std::size_t columns, const float* from, const float* scale) {
   for (std::size_t r = 0; r < rows; ++r, from += columns) {
     unsigned char* to = table.bytes.data() + (first + r) * columns * table.element_size();
-    switch (table.element) {
-      case Element::kF32: std::copy(from, from + columns, reinterpret_cast<float*>(to)); break;
-      case Element::kI16: quantize(from, columns, scale, reinterpret_cast<int16_t*>(to)); break;
-      case Element::kI8: quantize(from, columns, scale, reinterpret_cast<int8_t*>(to)); break;
-    }
+    if (table.element == Element::kF32)
+      std::copy(from, from + columns, reinterpret_cast<float*>(to));
+    else
+      quantize(from, columns, scale, reinterpret_cast<int8_t*>(to));
   }
 }
 
@@ -147,17 +145,16 @@ void fold(const Tensor& embedding, const AlignedBuffer<float>& taps, Isa isa, in
       const std::lock_guard<std::mutex> lock(mutex);
       for (std::size_t c = 0; c < stride; ++c) largest[c] = std::max(largest[c], here[c]);
     });
-    // The taps of a filter are added as integers, so they share a scale, and the sum of a window must fit int16.
+    // The taps of a filter are added as integers, so they share a scale.
     scale.resize(stride);
     branch.scale = AlignedBuffer<float>(branch.bias.size());
     for (const ConvLayout& conv : branch.convs) {
-      const float most = branch.table.element == Element::kI8 ? 127.f : std::floor(32767.f / static_cast<float>(conv.width));
       for (int f = 0; f < conv.padded; ++f) {
         const auto column = [&](int j) { return conv.offset + static_cast<std::size_t>(j * conv.padded + f); };
         float top = 0;
         for (int j = 0; j < conv.width; ++j) top = std::max(top, largest[column(j)]);
-        for (int j = 0; j < conv.width; ++j) scale[column(j)] = scale_for(top, most);
-        branch.scale[static_cast<std::size_t>(conv.feature - branch.convs.front().feature + f)] = scale_for(top, most);
+        for (int j = 0; j < conv.width; ++j) scale[column(j)] = scale_for(top, 127.f);
+        branch.scale[static_cast<std::size_t>(conv.feature - branch.convs.front().feature + f)] = scale_for(top, 127.f);
       }
     }
   }
@@ -278,8 +275,7 @@ Model::Model(const Tensors& tensors, Mode mode_, Isa isa_, int threads) : mode(m
     invalid("the model has no title convolution: a tensor 'title.conv{w}.weight' of shape (filters, dimension, w) is needed, w from 1 to 16");
 
   if (mode == Mode::kInt8) {
-    title.table.element = mall.table.element = getenv("T16") ? Element::kI16 : Element::kI8;
-    bag.table.element = Element::kI8;
+    title.table.element = mall.table.element = bag.table.element = Element::kI8;
   }
   std::vector<int> place;
   read_branch(reader, "title", embedding, isa, threads, title, place, depth);

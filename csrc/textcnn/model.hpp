@@ -28,16 +28,16 @@ using Tensors = std::map<std::string, Tensor>;
 
 enum class Mode {
   kExact,  // float32 throughout
-  kInt8,   // tables int8 or int16, features uint8 with a scale a row, weights int8 with a scale an output
+  kInt8,   // tables int8, features uint8 with a scale a row, weights int8 with a scale an output
 };
-enum class Element { kF32, kI16, kI8 };
+enum class Element { kF32, kI8 };
 
 // A table of rows that are gathered and added.
 struct Table {
   Element element = Element::kF32;
   AlignedBuffer<unsigned char> bytes;
 
-  std::size_t element_size() const { return element == Element::kF32 ? 4 : element == Element::kI16 ? 2 : 1; }
+  std::size_t element_size() const { return element == Element::kF32 ? 4 : 1; }
   const void* at(std::size_t index) const { return bytes.data() + index * element_size(); }
 };
 

@@ -112,7 +112,7 @@ void Scorer::row_features(const Inputs& in, std::size_t row, float* out) const {
     const int32_t length = ids == nullptr ? 0 : checked_length(name, lengths, width, row);
     const int32_t* tokens = ids == nullptr ? nullptr : ids + static_cast<int64_t>(row) * width;
     check_ids(name, tokens, length, model_.vocabulary, row);
-    const auto run = b.table.element == Element::kF32 ? kernel_->conv_f32 : b.table.element == Element::kI16 ? kernel_->conv_i16 : kernel_->conv_i8;
+    const auto run = b.table.element == Element::kF32 ? kernel_->conv_f32 : kernel_->conv_i8;
     for (const ConvLayout& c : b.convs) {
       const std::size_t at = static_cast<std::size_t>(c.feature - b.convs.front().feature);
       run({b.table.at(c.offset), b.token_stride, c.width, c.padded, b.scale.size() ? b.scale.data() + at : nullptr, b.bias.data() + at}, tokens, length,
