@@ -91,7 +91,10 @@ class Bundle:
         """
         path = Path(path)
         manifest = _read_manifest(path)
-        bundle = cls(path=path, **_checked_manifest(manifest))
+        try:
+            bundle = cls(path=path, **_checked_manifest(manifest))
+        except BundleError as error:
+            raise BundleError(f"bundle '{path}': {error}") from None
         present = {entry.name for entry in os.scandir(path)} - {MANIFEST}
         for name in bundle.parts:
             if name not in present:

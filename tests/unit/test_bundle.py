@@ -131,7 +131,7 @@ def test_newer_format_and_no_bundle(made: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"is not a bundle: manifest\.json cannot be read"):
         Bundle.open(tmp_path / "dir")
     (tmp_path / "dir" / MANIFEST).write_text('{"format": "other"}')
-    with pytest.raises(BundleError, match="format must be 'aitems-bundle'"):
+    with pytest.raises(BundleError, match=r"bundle '.*dir': manifest\.json: format must be 'aitems-bundle'"):
         Bundle.open(tmp_path / "dir")
 
 

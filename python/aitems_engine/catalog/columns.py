@@ -97,8 +97,9 @@ def match_columns(
                 break
     for field in require:
         if field not in result:
+            free = [column for column in found if column not in taken]
             raise DataError(
-                f"{source}: no column for field '{field}'; {_nearest(field, found)}. "
+                f"{source}: no column for field '{field}'; {_nearest(field, free)}. "
                 f"Map one with columns={{'{field}': 'COLUMN'}} or --column {field}=COLUMN"
             )
     return result
