@@ -221,7 +221,6 @@ def train_category(
     if states is not None:
         states.mkdir(parents=True, exist_ok=True)
 
-    # the second fit follows the schedule of the first
     schedule = replace(settings.fit, epochs=settings.fit.epochs or schedule_epochs(len(training)))
     tops = [tree.top(label) for label in label_ids]
     held_out = encoded.take(validation)
@@ -272,11 +271,10 @@ def train_category(
                 encoded,
                 labels,
                 shape,
-                schedule,
+                replace(schedule, epochs=best_epoch(history)),
                 vectors=vectors,
                 pad_id=tokenizer.pad_id,
                 weights=weights,
-                stop_after=best_epoch(history),
                 checkpoint=states and states / "refit.safetensors",
                 on_step=on_step,
             )
