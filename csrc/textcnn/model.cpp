@@ -19,6 +19,8 @@ constexpr int kMaxWidth = 16;
 // Bounds far above any model of this kind; they keep all sizes within int and all sums within float.
 constexpr int64_t kMaxVocabulary = 4'000'000, kMaxDimension = 4096, kMaxFilters = 8192, kMaxBuckets = 1 << 26, kMaxClasses = 2'000'000;
 constexpr float kMaxWeight = 1e9f;
+// A table is vocabulary x widths x filters: small tensors can ask for more memory than any machine has.
+constexpr std::size_t kMaxTableBytes = std::size_t{32} << 30;
 
 [[noreturn]] void invalid(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
@@ -178,6 +180,11 @@ void read_branch(Reader& reader, const std::string& name, const Tensor& embeddin
     depth += padded;
   }
   if (!branch.present()) return;
+
+  const std::size_t table_bytes = static_cast<std::size_t>(embedding.shape[0]) * branch.token_stride * branch.table.element_size();
+  if (table_bytes > kMaxTableBytes)
+    invalid("the table of the '" + name + "' convolutions would take " + std::to_string(table_bytes >> 20) + " MiB (" + std::to_string(embedding.shape[0]) +
+            " tokens x " + std::to_string(branch.token_stride) + " filters and taps); at most " + std::to_string(kMaxTableBytes >> 20) + " are allowed");
 
   branch.bias = AlignedBuffer<float>(static_cast<std::size_t>(depth - first));
   // Taps of all filters as panels whose columns lie like a token's row.

@@ -174,10 +174,12 @@ void Scorer::block_logits(const Inputs& in, std::size_t begin, std::size_t end, 
   (model_.mode == Mode::kInt8 ? kernel_->product_i8 : kernel_->product_f32)(head, scratch.logits.data(), columns);
 }
 
-// Blocks are as large as the caches like, smaller when that gives every thread one.
+// Rows of a piece of work: as many as the caches like, but so that every thread gets equally many pieces.
 std::size_t Scorer::grain(int64_t count, int threads) const {
   const auto slots = static_cast<std::size_t>(resolve_threads(threads));
-  return std::clamp<std::size_t>((static_cast<std::size_t>(count) + slots - 1) / slots, 1, kBlock);
+  const auto rows = static_cast<std::size_t>(count);
+  const std::size_t pieces = slots * std::max<std::size_t>(1, (rows + slots * kBlock - 1) / (slots * kBlock));
+  return std::clamp<std::size_t>((rows + pieces - 1) / pieces, 1, kBlock);
 }
 
 void Scorer::logits(const Inputs& in, int threads, float* out) const {
