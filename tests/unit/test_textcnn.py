@@ -274,7 +274,7 @@ def test_bad_tensors_are_named():
         "embedding.weight": np.zeros((2_000_000, 1), np.float32),
         "title.conv16.weight": np.zeros((8192, 1, 16), np.float32),
     }
-    with pytest.raises(InvalidInputError, match="would take 1000000 MiB .* at most 32768 are allowed"):
+    with pytest.raises(InvalidInputError, match=r"would take 1000000 MiB .* at most 32768 are allowed"):
         NativeScorer(absurd, mode="exact")
     with pytest.raises(InvalidInputError, match="vocabulary must be at most 4000000, got 4000001"):
         NativeScorer({"embedding.weight": np.zeros((4_000_001, 1), np.float32)}, mode="exact")
