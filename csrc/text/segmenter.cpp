@@ -122,9 +122,8 @@ Scheme scheme_of(const PreTokenizer& pre_tokenizer) {
   return Scheme::kNone;
 }
 
-std::size_t segment(Scheme scheme, const std::uint8_t* text, std::size_t size, const TextBlock* blocks, const ClassPatch* patches,
-                    std::int32_t* begins, std::int32_t* ends) {
-  (void)text;
+std::size_t segment(Scheme scheme, std::size_t size, const TextBlock* blocks, const ClassPatch* patches, std::int32_t* begins,
+                    std::int32_t* ends) {
   switch (scheme) {
     case Scheme::kBert: return segment_as<Scheme::kBert>(size, blocks, patches, begins, ends);
     case Scheme::kWhitespace: return segment_as<Scheme::kWhitespace>(size, blocks, patches, begins, ends);

@@ -25,8 +25,8 @@ CharClass class_of(Scheme scheme, std::uint32_t cp);
 Scheme scheme_of(const PreTokenizer& pre_tokenizer);
 
 // Writes where words begin and end (size + 1 entries at most) and returns how many. `patches` may be null.
-std::size_t segment(Scheme scheme, const std::uint8_t* text, std::size_t size, const TextBlock* blocks, const ClassPatch* patches,
-                    std::int32_t* begins, std::int32_t* ends);
+std::size_t segment(Scheme scheme, std::size_t size, const TextBlock* blocks, const ClassPatch* patches, std::int32_t* begins,
+                    std::int32_t* ends);
 // GPT-2's contractions ('s, 'll, ...) among the words, which take precedence over classes; text[-1] must be readable.
 std::size_t split_contractions(const std::uint8_t* text, std::size_t size, std::size_t count, std::int32_t* begins, std::int32_t* ends,
                                std::int32_t* scratch);

@@ -305,7 +305,7 @@ bool Tokenizer::encode_fast(const TextRef& ref, const EncodeOptions& options, st
   if (!size) return true;
 
   std::int32_t *begins = worker.begins.data(), *ends = worker.ends.data();
-  std::size_t words = segment(scheme_, text, size, worker.blocks.data(), patches, begins, ends);
+  std::size_t words = segment(scheme_, size, worker.blocks.data(), patches, begins, ends);
   if (prefix_ && !blank_first && !(scheme_ == Scheme::kMetaspace && size >= mark_.size() && !std::memcmp(text, mark_.data(), mark_.size()))) {
     text[-1] = ' ';
     begins[0] = -1;

@@ -45,8 +45,6 @@ class TokenizerFile:
     pad_id: int | None = None
     max_length: int | None = None
     pad_to: int | None = None
-    pad_token: str | None = None
-    special_ids: frozenset[int] = field(default_factory=frozenset)
     template: Template = field(default_factory=lambda: Template())
 
 
@@ -405,13 +403,12 @@ def template(node: Any, vocab: Mapping[str, int], where: str = "post_processor",
     raise fail(f"{where} '{kind}' is not supported")
 
 
-def added_tokens(node: Any, vocab: dict[str, int]) -> tuple[list[tuple[Any, ...]], dict[str, int], frozenset[int]]:
-    """Return the native added tokens, token -> id of those, and the ids of the special ones."""
+def added_tokens(node: Any, vocab: dict[str, int]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+    """Return the native added tokens, and token -> id of those."""
     if not isinstance(node, list):
         raise fail(f"added_tokens must be a list, got {type(node).__name__}")
     owner = {token_id: token for token, token_id in vocab.items()}
     out: dict[str, tuple[Any, ...]] = {}
-    special = set()
     for i, token in enumerate(node):
         where = f"added_tokens[{i}]"
         if not isinstance(token, dict):
@@ -428,9 +425,8 @@ def added_tokens(node: Any, vocab: dict[str, int]) -> tuple[list[tuple[Any, ...]
         owner[token_id] = content
         flags = [get(token, key, bool, where, False) for key in ("single_word", "lstrip", "rstrip", "normalized")]
         out[content] = (content, token_id, *flags)
-        if get(token, "special", bool, where, False):
-            special.add(token_id)
-    return list(out.values()), {content: entry[1] for content, entry in out.items()}, frozenset(special)
+        get(token, "special", bool, where, False)  # matters for decoding only
+    return list(out.values()), {content: entry[1] for content, entry in out.items()}
 
 
 DECODERS = {
@@ -515,7 +511,7 @@ def read(text: str | bytes) -> TokenizerFile:
         model["ids"] = [token_id for _, token_id in kept]
     model["byte_level"] = byte_level
 
-    added, added_ids, special = added_tokens(document.get("added_tokens", []), vocab)
+    added, added_ids = added_tokens(document.get("added_tokens", []), vocab)
     every = vocab | added_ids
     around = template(document.get("post_processor"), every)
     out = TokenizerFile(
@@ -531,7 +527,6 @@ def read(text: str | bytes) -> TokenizerFile:
         model=kind,
         vocab=every,
         unk_id=model["unk_id"],
-        special_ids=special,
         template=around,
     )
     truncation = document.get("truncation")
