@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.tiny_bundle import write_tiny_bundle
+
+# No deadline: how long an example takes says more about the machine than about the code.
+settings.register_profile("aitems", deadline=None)
+settings.load_profile("aitems")
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,13 @@ class LabelTable:
     paths: tuple[str, ...]
 
     @cached_property
-    def json_beginnings(self) -> list[str]:
+    def json_beginnings(self) -> list[bytes]:
         """Each label as the beginning of a JSON object, up to its probability."""
         return [
-            f'{{"leaf_id": {text_as_json(leaf)}, "path": {text_as_json(path)}, "probability": '
+            f'{{"leaf_id":{json.dumps(leaf, ensure_ascii=False)},"path":{json.dumps(path, ensure_ascii=False)},'
+            '"probability":'.encode()
             for leaf, path in zip(self.leaf_ids.tolist(), self.paths, strict=True)
         ]
-
-
-def text_as_json(text: str | None) -> str:
-    """Return text as a JSON value; other letters than ASCII stay as they are."""
-    return "null" if text is None else encode_basestring(text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +74,7 @@ class Classification:
         table = self.labels.paths
         return [[table[i] for i in row] for row in self.label_indices.tolist()]
 
-    def records(self, product_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def records(self, product_ids: Sequence[str | int]) -> Iterator[dict[str, Any]]:
         """Yield one record a row: `product_id, categories [{leaf_id, path, probability}], abstained, cause, bundle`."""
         ids, paths = self.labels.leaf_ids.tolist(), self.labels.paths
         indices, probabilities = self.label_indices.tolist(), self.probabilities.astype(np.float64).round(6).tolist()
@@ -94,17 +90,16 @@ class Classification:
                 "bundle": self.bundle_digest,
             }
 
-    def json_lines(self, product_ids: Sequence[str]) -> Iterator[str]:
-        """Yield each record of `records` as one line of JSON without its end; about three times as fast as `json`."""
-        beginnings, bundle = self.labels.json_beginnings, text_as_json(self.bundle_digest)
-        indices, probabilities = self.label_indices.tolist(), self.probabilities.astype(np.float64).round(6).tolist()
-        flags = self.abstained.tolist()
-        for row, product_id in enumerate(product_ids):
-            categories = "}, ".join(
-                [beginnings[i] + repr(p) for i, p in zip(indices[row], probabilities[row], strict=True)]
-            )
-            yield (
-                f'{{"product_id": {text_as_json(product_id)}, "categories": [{categories}}}], '
-                f'"abstained": {"true" if flags[row] else "false"}, "cause": {text_as_json(self.causes[row])}, '
-                f'"bundle": {bundle}}}'
-            )
+    def json_records(self, product_ids: Sequence[str | int]) -> list[bytes]:
+        """Return each record of `records` as JSON without line end, natively (csrc/cython)."""
+        from aitems_engine._records import encode_records
+
+        return encode_records(
+            list(product_ids),
+            self.label_indices,
+            self.probabilities,
+            self.abstained.view(np.uint8),
+            self.causes,
+            self.labels.json_beginnings,
+            json.dumps(self.bundle_digest).encode(),
+        )

@@ -65,12 +65,11 @@ class TableWriter:
             self._write_separated(columns)
         self.rows += rows
 
-    def write_lines(self, lines: Iterable[str]) -> None:
-        """Append rows that are JSON already; for JSONL only."""
+    def write_json(self, rows: Sequence[bytes]) -> None:
+        """Append rows that are JSON already, in UTF-8; for JSONL only."""
         assert self._text is not None
-        text = list(lines)
-        self._text.write("\n".join([*text, ""]))
-        self.rows += len(text)
+        self._text.write(b"\n".join([*rows, b""]).decode())
+        self.rows += len(rows)
 
     def _write_separated(self, columns: Mapping[str, Sequence[Any]]) -> None:
         assert self._text is not None

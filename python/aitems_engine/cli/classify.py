@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
             for products in progress(batches):
                 result = engine.classify(products.title, products.mall_category, top_k=args.top_k, threads=args.threads)
                 if kind == ".jsonl":
-                    writer.write_lines(result.json_lines(products.product_id))
+                    writer.write_json(result.json_records(products.product_id))
                 else:
                     writer.write(output_columns(result, products.product_id, nested=kind == ".parquet"))
                 rows += len(products)
