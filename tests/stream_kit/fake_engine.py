@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from aitems_engine.errors import InvalidInputError
-
-
-@dataclass(frozen=True)
-class FakeClassification:
-    leaf_ids: np.ndarray
-    probabilities: np.ndarray
-    abstained: np.ndarray
-    causes: list[str | None]
-    paths: list[list[str]]
+from aitems_engine.types import Classification, LabelTable
 
 
 class FakeEngine:
@@ -36,7 +27,7 @@ class FakeEngine:
         *,
         top_k: int = 5,
         threads: int = 1,
-    ) -> FakeClassification:
+    ) -> Classification:
         if any(title.startswith("!refuse") for title in titles):
             raise InvalidInputError("refused by the fake")
         if self.seconds_per_batch:
@@ -44,10 +35,16 @@ class FakeEngine:
         self.batch_sizes.append(len(titles))
         n = len(titles)
         leaves = [[f"{len(title)}-{k}" for k in range(top_k)] for title in titles]
-        return FakeClassification(
-            leaf_ids=np.array(leaves, dtype=object).reshape(n, top_k),
+        names = sorted({leaf for row in leaves for leaf in row})
+        places = {name: place for place, name in enumerate(names)}
+        indices = np.array([[places[leaf] for leaf in row] for row in leaves], dtype=np.int32)
+        return Classification(
+            label_indices=indices.reshape(n, top_k),
             probabilities=np.tile(np.linspace(0.5, 0.1, top_k, dtype=np.float32), (n, 1)),
-            abstained=np.array([len(title) % 2 == 1 for title in titles], dtype=bool),
+            abstained=np.array([len(title) % 2 == 1 for title in titles], dtype=np.bool_),
             causes=["odd" if len(title) % 2 else None for title in titles],
-            paths=[[f"top > {leaf}" for leaf in row] for row in leaves],
+            parent_ids=[None] * n,
+            parent_probabilities=np.full(n, np.nan, dtype=np.float32),
+            bundle_digest=self.bundle_digest,
+            labels=LabelTable(np.array(names, dtype=np.str_), tuple(f"top > {name}" for name in names)),
         )

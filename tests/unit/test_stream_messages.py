@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.stream_kit.poison import POISON
 
 from aitems_engine.errors import InvalidInputError
-from aitems_engine.streaming.messages import dead_letter_headers, decode_product, encode_records
+from aitems_engine.streaming.messages import dead_letter_headers, decode_product
 
 LIMIT = 1 << 20
 
@@ -41,20 +41,6 @@ def test_a_product_is_read_as_json_reads_it(title: str, product_id: str | int, m
 def test_any_bytes_are_read_or_refused(value: bytes) -> None:
     with contextlib.suppress(InvalidInputError):
         assert decode_product(value, LIMIT).title == json.loads(value)["title"]
-
-
-@given(st.text(), st.text(), st.floats(0, 1), st.none() | st.text())
-def test_records_are_what_json_reads(product_id: str, path: str, probability: float, cause: str | None) -> None:
-    (record,) = encode_records(
-        [product_id], [["7"]], [[path]], [[probability]], [cause is not None], [cause], "sha256:x"
-    )
-    assert json.loads(record) == {
-        "product_id": product_id,
-        "categories": [{"leaf_id": "7", "path": path, "probability": probability}],
-        "abstained": cause is not None,
-        "cause": cause,
-        "bundle": "sha256:x",
-    }
 
 
 def test_headers_say_where_it_came_from() -> None:

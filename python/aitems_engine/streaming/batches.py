@@ -12,19 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from aitems_engine.errors import InvalidInputError
-from aitems_engine.streaming.messages import decode_product, encode_records
+from aitems_engine.streaming.messages import decode_product
 from aitems_engine.streaming.partitions import Span
+from aitems_engine.types import Classification
 
 
 class Classifier(Protocol):
     """What the worker needs of `aitems_engine.Engine`."""
 
-    @property
-    def bundle_digest(self) -> str: ...
-
     def classify(
         self, titles: Sequence[str], mall_categories: Sequence[str | None] | None = None, *, top_k: int, threads: int
-    ) -> Any: ...
+    ) -> Classification: ...
 
 
 class Batch:
@@ -113,15 +111,7 @@ def classify(batch: Batch, engine: Classifier, *, top_k: int, threads: int) -> N
             batch.titles[begin:end], batch.mall_categories[begin:end], top_k=top_k, threads=threads
         )
         batch.abstained += int(np.count_nonzero(result.abstained))
-        return encode_records(
-            batch.product_ids[begin:end],
-            result.leaf_ids.tolist(),
-            result.paths,
-            np.round(result.probabilities.astype(np.float64), 6).tolist(),
-            result.abstained.tolist(),
-            result.causes,
-            engine.bundle_digest,
-        )
+        return result.json_records(batch.product_ids[begin:end])
 
     if not batch.titles:
         return

@@ -1,13 +1,11 @@
 """The message schema: one product in as JSON, one category record out as JSON; docs/streaming.md shows both.
 
 Only `product_id`, `title` and `mall_category` are looked at: the other product fields may be absent or anything, and
-decoding skips them. msgspec decodes 2.2 million and encodes 1.2 million messages per core-second here, so that a
-native decoder of our own would not be felt beside scoring.
+decoding skips them. msgspec decodes 2.2 million messages per core-second here, so that a native decoder of our own
+would not be felt beside scoring. The record is `Classification.json_records`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import msgspec
 
@@ -27,27 +25,8 @@ class Product(msgspec.Struct):
     mall_category: str | None = None
 
 
-class Category(msgspec.Struct):
-    """One candidate leaf."""
-
-    leaf_id: str
-    path: str
-    probability: float
-
-
-class CategoryRecord(msgspec.Struct):
-    """The result of one product: candidates best first, and whether the engine would rather not decide."""
-
-    product_id: str | int
-    categories: list[Category]
-    abstained: bool
-    cause: str | None
-    bundle: str
-
-
 _decoder = msgspec.json.Decoder(Product)
 _decode = _decoder.decode
-encode = msgspec.json.Encoder().encode
 
 
 def decode_product(value: bytes | None, bytes_max: int) -> Product:
@@ -102,22 +81,4 @@ def dead_letter_headers(cause: str, topic: str, partition: int, offset: int) -> 
         ("topic", topic.encode("utf-8", "replace")),
         ("partition", str(partition).encode()),
         ("offset", str(offset).encode()),
-    ]
-
-
-def encode_records(
-    product_ids: Sequence[str | int],
-    leaf_ids: Sequence[Sequence[str]],
-    paths: Sequence[Sequence[str]],
-    probabilities: Sequence[Sequence[float]],
-    abstained: Sequence[bool],
-    causes: Sequence[str | None],
-    bundle: str,
-) -> list[bytes]:
-    """Return one JSON record per product; all sequences have the same length."""
-    return [
-        encode(CategoryRecord(product_id, list(map(Category, ids, names, values)), refused, cause, bundle))
-        for product_id, ids, names, values, refused, cause in zip(
-            product_ids, leaf_ids, paths, probabilities, abstained, causes, strict=True
-        )
     ]

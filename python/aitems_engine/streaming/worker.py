@@ -62,7 +62,7 @@ class ClassifyWorker:
     Parameters
     ----------
     engine : Engine
-        Anything with `classify(titles, mall_categories, top_k=, threads=)` and `bundle_digest`.
+        Anything with `classify(titles, mall_categories, top_k=, threads=)` that returns a `Classification`.
     config : StreamConfig
 
     Examples
