@@ -229,5 +229,80 @@ TEST(Tokenizer, RefusesWhatItDoesNotHave) {
   EXPECT_THROW(Tokenizer(spec, active_isa()), Error);
 }
 
+// The fast path against the exact one (which offsets ask for), over whole tokenisers, at every level and on two threads.
+TEST(Tokenizer, FastAndExactPathsAgree) {
+  std::vector<TokenizerSpec> specs(5);
+  const auto vocabulary = [](TokenizerSpec& spec, const std::string& inside) {
+    std::int32_t id = 0;
+    spec.model.vocab = {{"[UNK]", id++}};
+    for (const char* token : {"a", "b", "ab", "e", "ax", "m", "\xEA\xB0\x80", "\xED\x9E\xA3", "1", "12", "'", "s", "\xE2\x96\x81", "\xE2\x96\x81" "a", " "}) {
+      spec.model.vocab.emplace_back(token, id++);
+      if (!inside.empty()) spec.model.vocab.emplace_back(inside + token, id++);
+    }
+    spec.model.unk_id = 0;
+    spec.added = {{"[UNK]", 0, false, false, false, false}};
+  };
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    TokenizerSpec& spec = specs[i];
+    spec.normalizer = {{"nfkc", "", "", 0}, {"lowercase", "", "", 0}};
+    spec.model.type = i < 2 ? "WordPiece" : i < 4 ? "BPE" : "Unigram";
+    spec.model.prefix = i < 2 ? "##" : "";
+    vocabulary(spec, spec.model.prefix);
+    if (i == 0) spec.pre_tokenizer = {{"bert", "", "", 0}};
+    if (i == 1) spec.pre_tokenizer = {{"whitespace", "", "", 0}};
+    if (i == 2) spec.pre_tokenizer = {{"whitespace_split", "", "", 0}};
+    if (i == 3) spec.pre_tokenizer = {{"prefix_space", "", "", 0}, {"split_gpt2", "", "", 0}};
+    if (i == 4) spec.pre_tokenizer = {{"metaspace", "\xE2\x96\x81", "", 5}};
+    if (i == 2 || i == 3) spec.model.merges = {1, 2, 3};  // a b -> ab
+    if (i == 3) spec.model.byte_level = true;
+    for (std::size_t k = 0; i == 4 && k < spec.model.vocab.size(); ++k) spec.model.scores.push_back(-static_cast<double>(k % 7) - 1);
+  }
+  std::mt19937 random(11);
+  std::vector<std::string> texts;
+  for (int i = 0; i < 3000; ++i) {
+    std::string text;
+    for (std::size_t k = random() % 60; k; --k) {
+      switch (random() % 9) {
+        case 0: append_utf8(0x20 + random() % 0x60, text); break;
+        case 1: append_utf8(0xAC00 + (random() % 2 ? 0 : 11171), text); break;
+        case 2: text += "ab "; break;
+        case 3: text += random() % 2 ? "'s" : "[UNK]"; break;
+        case 4: append_utf8(random() % 8 ? 'A' : 0x300 + random() % 0x40, text); break;
+        case 5: append_utf8(random() % 8 ? ' ' : 0xA0 + random() % 0x2000, text); break;
+        case 6: append_utf8(random() % 4 ? '1' : 0xFF00 + random() % 0xE0, text); break;
+        case 7: text += random() % 8 ? 'x' : static_cast<char>(random() % 256); break;
+        default: text += 'm';
+      }
+    }
+    texts.push_back(text);
+  }
+  std::vector<std::vector<char>> held;  // exact sizes on the heap
+  for (const std::string& text : texts) held.emplace_back(text.begin(), text.end());
+  std::vector<TextRef> refs;
+  for (const auto& text : held) refs.push_back({text.data(), text.size(), 0});
+  for (const TokenizerSpec& spec : specs)
+    for (Isa isa : runnable_isas()) {
+      const Tokenizer tokenizer(spec, isa);
+      EncodeOptions fast, exact;
+      fast.normalized = exact.normalized = true;
+      fast.threads = 2;
+      exact.offsets = true;
+      const Encoded a = tokenizer.encode(refs, fast), b = tokenizer.encode(refs, exact);
+      ASSERT_EQ(a.tokens(), b.tokens());
+      ASSERT_EQ(a.replaced(), b.replaced());
+      ASSERT_EQ(a.normalized_bytes(), b.normalized_bytes());
+      std::vector<std::int32_t> ids(static_cast<std::size_t>(a.tokens())), others(ids.size());
+      a.copy_flat(ids.data());
+      b.copy_flat(others.data());
+      ASSERT_EQ(ids, others);
+      std::vector<std::uint8_t> text(static_cast<std::size_t>(a.normalized_bytes())), same(text.size());
+      std::vector<std::int64_t> splits(refs.size() + 1), same_splits(splits.size());
+      a.copy_normalized(text.data(), splits.data());
+      b.copy_normalized(same.data(), same_splits.data());
+      ASSERT_EQ(text, same);
+      ASSERT_EQ(splits, same_splits);
+    }
+}
+
 }  // namespace
 }  // namespace aitems::text
