@@ -384,8 +384,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     configure(parser)
-    # without this, waiting threads of torch's OpenMP burn the core that another process needs
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         run(parser.parse_args(argv))
     except (AitemsError, OSError) as error:
