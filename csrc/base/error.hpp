@@ -10,6 +10,7 @@ namespace aitems {
 enum class ErrorKind {
   kInvalidInput,     // a caller's argument: wrong shape, dtype, range
   kTokenizerFormat,  // a tokeniser file that is damaged or uses something this engine does not have
+  kIndexFormat,      // an index file that is damaged or of another version
   kModelMismatch,    // parts that do not belong together
   kConfig,           // environment or configuration, e.g. an impossible AITEMS_ISA
 };

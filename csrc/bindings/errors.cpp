@@ -12,6 +12,7 @@ const char* class_name(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::kInvalidInput: return "InvalidInputError";
     case ErrorKind::kTokenizerFormat: return "TokenizerFormatError";
+    case ErrorKind::kIndexFormat: return "IndexFormatError";
     case ErrorKind::kModelMismatch: return "ModelMismatchError";
     case ErrorKind::kConfig: return "ConfigError";
   }

@@ -16,12 +16,14 @@ struct ProbeKernels {
 struct TextCnnKernels;   // textcnn_kernels.hpp
 struct TextKernels;      // text_kernels.hpp
 struct SkipgramKernels;  // skipgram_kernels.hpp
+struct AnnKernels;  // ann_kernels.hpp
 
 struct Kernels {
   const ProbeKernels* probe;
   const TextCnnKernels* textcnn;
   const TextKernels* text;
   const SkipgramKernels* skipgram;
+  const AnnKernels* ann;
 };
 
 const Kernels& kernels(Isa isa);

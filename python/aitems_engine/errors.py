@@ -30,6 +30,10 @@ class TokenizerFormatError(AitemsError, ValueError):
     """A tokenizer.json that is damaged or names a component this engine does not have."""
 
 
+class IndexFormatError(AitemsError, ValueError):
+    """An index file that is damaged, cut short or of another version or dimension; names the file and the section."""
+
+
 class BundleError(AitemsError):
     """A bundle that is damaged, mixed, missing a part or newer than this engine; names the part."""
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "python" / "aitems_engine"
 # From the ground up: a room may import rooms of its own layer or of the layers before it.
 LAYERS = [
     {"errors", "types", "config", "_native", "_records"},
-    {"catalog", "events", "text"},
+    {"ann", "catalog", "events", "text"},
     {"bundle", "runtime", "embedding", "category"},
     {"engine"},
     {"streaming", "serving"},
@@ -87,6 +87,7 @@ CSRC = ROOT / "csrc"
 CPP_MAY_INCLUDE = {
     "base": {"base"},
     "simd": {"base", "simd"},
+    "ann": {"base", "simd", "ann"},
     "text": {"base", "simd", "text"},
     "textcnn": {"base", "simd", "textcnn"},
     "embedding": {"base", "simd", "embedding"},

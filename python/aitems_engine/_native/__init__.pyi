@@ -1,3 +1,4 @@
+from . import ann as ann
 from . import embedding as embedding
 from . import isa as isa
 from . import text as text

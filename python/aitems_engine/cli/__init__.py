@@ -14,6 +14,9 @@ from aitems_engine.errors import AitemsError
 # its arguments, and `run(args) -> int | None`. Its docstring is the description, `EXAMPLES` the epilogue.
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("doctor",): ("doctor", "versions, instruction sets and optional parts of this installation"),
+    ("ann", "build"): ("ann_build", "build a nearest-neighbour index from a file of vectors"),
+    ("ann", "search"): ("ann_search", "search a saved nearest-neighbour index"),
+    ("ann", "evaluate"): ("ann_evaluate", "recall and speed of a saved index"),
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
     ("train", "tokenizer"): ("train_tokenizer", "train a vocabulary and write tokenizer.json"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
@@ -25,6 +28,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ),
 }
 GROUPS = {
+    "ann": "nearest-neighbour search",
     "simulate": "make data with known truth",
     "train": "train models",
     "evaluate": "measure models and write reports",

@@ -1,0 +1,55 @@
+// The index users hold: one writer at a time, any number of readers. A reader copies a pointer to the current snapshot (the only
+// moment it holds a lock) and searches it undisturbed; a writer prepares the next snapshot beside and swaps the pointer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "ann/search.hpp"
+#include "ann/snapshot.hpp"
+
+namespace aitems::ann {
+
+class Index {
+ public:
+  Index(std::shared_ptr<const Segment> segment, BuildOptions options, SearchPlan plan);
+
+  // Searches `count` queries of dim() floats; see ann::search. `program` may be null. Thread-safe.
+  std::string search(const float* queries, std::size_t count, const SearchOptions& options, const FilterProgram* program,
+                     std::int64_t* ids, float* scores) const;
+
+  // Adds vectors, replacing those with the same id. Checked ids and vectors (normalised for cosine). `attributes` may be empty: then
+  // a replaced item keeps its values and a new one has none. Returns how many ids were replaced.
+  std::size_t upsert(const float* vectors, const std::int64_t* ids, std::size_t count, const std::vector<AttributeColumn>& attributes);
+  // Returns how many of the ids were there.
+  std::size_t erase(const std::int64_t* ids, std::size_t count);
+  // Rebuilds one segment from the live items. Searches go on beside it; other writers wait.
+  void compact(int threads);
+
+  std::shared_ptr<const Snapshot> snapshot() const;
+  std::vector<std::int64_t> live_ids() const;  // ascending
+  SearchPlan plan() const;
+  void set_plan(SearchPlan plan);
+  const BuildOptions& options() const { return options_; }
+  int dim() const { return dim_; }
+
+ private:
+  struct Edit;  // the next snapshot under construction
+  void index_delta();  // delta_rows_ of the published snapshot
+  void publish(std::shared_ptr<const Snapshot> next);
+  bool remove(Edit& edit, std::int64_t id, std::vector<std::vector<std::uint32_t>>* values);
+
+  const BuildOptions options_;
+  const int dim_;
+  mutable std::mutex pointer_mutex_;  // guards current_ and plan_ only
+  std::shared_ptr<const Snapshot> current_;
+  std::shared_ptr<const SearchPlan> plan_;
+  std::mutex writer_mutex_;
+  std::unordered_map<std::int64_t, std::uint32_t> delta_rows_;  // live rows of the delta; the writer's own
+};
+
+}  // namespace aitems::ann

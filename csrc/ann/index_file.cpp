@@ -1,0 +1,182 @@
+#include "ann/index_file.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "base/section_file.hpp"
+
+namespace aitems::ann {
+namespace {
+
+constexpr SectionKind kIndexFile{"AITEMSAN", 1, ErrorKind::kIndexFormat, "index file"};
+enum Meta { kMetric, kFormat, kDim, kLists, kItems, kRows, kListsAsked, kIterations, kSeed, kAttributes, kMetaSize };
+constexpr std::int64_t kAttributesMax = 1024;
+
+std::string attribute_name(std::size_t number) { return std::string(1, 'a').append(std::to_string(number)); }
+
+void check_size(const SectionFile& file, const char* name, std::size_t size, std::size_t expected) {
+  if (size != expected)
+    file.fail("section '" + std::string(name) + "' holds " + std::to_string(size) + " elements, expected " + std::to_string(expected));
+}
+
+template <class T>
+Column<T> sized(const SectionFile& file, const char* name, std::size_t expected) {
+  Column<T> column = file.column<T>(name);
+  check_size(file, name, column.size(), expected);
+  return column;
+}
+
+// starts[0] = 0, ascending, ends at `end`.
+template <class T>
+void check_ascending(const SectionFile& file, const std::string& name, const Column<T>& starts, std::size_t end) {
+  if (starts.empty() || starts[0] != 0 || starts[starts.size() - 1] != end || !std::is_sorted(starts.data(), starts.data() + starts.size()))
+    file.fail("section '" + name + "' is no ascending list of places");
+}
+
+CodeTable read_codes(const SectionFile& file, const Segment& s, std::size_t rows, const std::string& prefix) {
+  CodeTable table;
+  table.codes = sized<std::uint8_t>(file, (prefix + "codes").c_str(), rows * static_cast<std::size_t>(s.code_dim()));
+  table.scales = sized<float>(file, (prefix + "scales").c_str(), rows);
+  if (s.metric == Metric::kL2) table.biases = sized<float>(file, (prefix + "biases").c_str(), rows);
+  return table;
+}
+
+void check_rows(const SectionFile& file, const Segment& s) {
+  std::size_t items = 0;
+  for (std::size_t b = 0; b < s.blocks(); ++b) items += static_cast<std::size_t>(std::popcount(s.present[b]));
+  if (items != s.items) file.fail("it marks " + std::to_string(items) + " rows as present, expected " + std::to_string(s.items));
+  std::int64_t last = -1;
+  for (std::size_t i = 0; i < s.items; ++i) {
+    const std::uint32_t row = s.by_id[i];
+    if (row >= s.rows || !(s.present[row / kBlockRows] >> row % kBlockRows & 1) || s.ids[row] <= last)
+      file.fail("its ids are not distinct, ascending and present");
+    last = s.ids[row];
+  }
+}
+
+void read_plan(const SectionFile& file, SearchPlan& plan) {
+  const Column<std::int32_t> values = file.column<std::int32_t>("plan");
+  if (values.size() % 3 != 0) file.fail("section 'plan' does not hold triples");
+  std::vector<Effort>* efforts = &plan.target;
+  for (std::size_t i = 0; i < values.size(); i += 3) {
+    const Effort effort{values[i], values[i + 1], values[i + 2]};
+    if (effort.k == 0 && effort.probes == 0 && effort.shortlist == 0 && efforts == &plan.target) {
+      efforts = &plan.filtered;
+      continue;
+    }
+    if (effort.k < 1 || effort.probes < 1 || effort.shortlist < 1 || (!efforts->empty() && effort.k <= efforts->back().k))
+      file.fail("section 'plan' holds an effort that is none");
+    efforts->push_back(effort);
+  }
+}
+
+}  // namespace
+
+void save_index(const Index& index, const std::string& notes, const std::string& path) {
+  const auto now = index.snapshot();
+  const Segment& s = *now->segment;
+  const BuildOptions& options = index.options();
+  if (now->delta_rows > 0 || now->live_items != s.items)
+    throw Error(ErrorKind::kInvalidInput, "the index was written to since compact(); call compact() and save again");
+  const std::int64_t meta[kMetaSize] = {static_cast<std::int64_t>(s.metric),
+                                        static_cast<std::int64_t>(s.format),
+                                        s.dim,
+                                        s.lists,
+                                        static_cast<std::int64_t>(s.items),
+                                        static_cast<std::int64_t>(s.rows),
+                                        options.lists,
+                                        options.iterations,
+                                        static_cast<std::int64_t>(options.seed),
+                                        static_cast<std::int64_t>(s.attributes.size())};
+  std::vector<std::int32_t> efforts;
+  const SearchPlan plan = index.plan();
+  for (const Effort& e : plan.target) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
+  efforts.insert(efforts.end(), {0, 0, 0});
+  for (const Effort& e : plan.filtered) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
+
+  SectionWriter writer;
+  writer.add("meta", meta, sizeof(meta));
+  writer.add("plan", efforts.data(), efforts.size() * sizeof(std::int32_t));
+  writer.add("notes", notes.data(), notes.size());
+  writer.add("ids", s.ids);
+  writer.add("by_id", s.by_id);
+  writer.add("present", s.present);
+  if (s.format == VectorFormat::kFloat) {
+    writer.add("vectors", s.vectors);
+  } else {
+    writer.add("halves", s.halves);
+  }
+  if (s.lists > 0) {
+    writer.add("list_blocks", s.list_blocks);
+    if (!s.block_norms.empty()) writer.add("norms", s.block_norms);
+    for (const auto& [prefix, table] : {std::pair<std::string, const CodeTable*>{"", &s.codes}, {"c.", &s.centroids}}) {
+      writer.add(prefix + "codes", table->codes);
+      writer.add(prefix + "scales", table->scales);
+      if (s.metric == Metric::kL2) writer.add(prefix + "biases", table->biases);
+    }
+  }
+  for (std::size_t a = 0; a < s.attributes.size(); ++a) {
+    writer.add(attribute_name(a) + ".starts", s.attributes[a].starts);
+    writer.add(attribute_name(a) + ".rows", s.attributes[a].rows);
+  }
+  writer.write(path, kIndexFile);
+}
+
+OpenedIndex open_index(const std::string& path, bool verify) {
+  const auto file = SectionFile::open(path, kIndexFile, verify);
+  const Column<std::int64_t> meta = sized<std::int64_t>(*file, "meta", kMetaSize);
+  const auto in_range = [&](Meta field, std::int64_t least, std::int64_t most, const char* name) {
+    if (meta[field] < least || meta[field] > most) file->fail(std::string(name) + " is " + std::to_string(meta[field]));
+    return meta[field];
+  };
+  auto segment = std::make_shared<Segment>();
+  Segment& s = *segment;
+  s.file = file;
+  s.metric = static_cast<Metric>(in_range(kMetric, 0, 2, "its metric"));
+  s.format = static_cast<VectorFormat>(in_range(kFormat, 0, 1, "its vector format"));
+  s.dim = static_cast<int>(in_range(kDim, 1, kDimMax, "its dimension"));
+  s.items = static_cast<std::size_t>(in_range(kItems, 0, kRowsMax, "its number of items"));
+  s.rows = static_cast<std::size_t>(in_range(kRows, 0, kRowsMax, "its number of rows"));
+  s.lists = static_cast<int>(in_range(kLists, 0, static_cast<std::int64_t>(s.items), "its number of lists"));
+  if (s.rows % kBlockRows != 0 || s.rows < s.items) file->fail("its rows are no whole blocks");
+  s.ids = sized<std::int64_t>(*file, "ids", s.rows);
+  s.by_id = sized<std::uint32_t>(*file, "by_id", s.items);
+  s.present = sized<std::uint16_t>(*file, "present", s.blocks());
+  const std::size_t values = s.rows * static_cast<std::size_t>(s.stride());
+  if (s.format == VectorFormat::kFloat) {
+    s.vectors = sized<float>(*file, "vectors", values);
+  } else {
+    s.halves = sized<std::uint16_t>(*file, "halves", values);
+  }
+  check_rows(*file, s);
+  if (s.lists > 0) {
+    const std::size_t lists = static_cast<std::size_t>(s.lists);
+    s.list_blocks = sized<std::uint32_t>(*file, "list_blocks", lists + 1);
+    check_ascending(*file, "list_blocks", s.list_blocks, s.blocks());
+    if (s.metric == Metric::kInnerProduct) s.block_norms = sized<float>(*file, "norms", s.blocks());
+    s.codes = read_codes(*file, s, s.rows, "");
+    s.centroids = read_codes(*file, s, (lists + kBlockRows - 1) / kBlockRows * kBlockRows, "c.");
+  }
+  const std::int64_t attributes = in_range(kAttributes, 0, kAttributesMax, "its number of attributes");
+  for (std::int64_t a = 0; a < attributes; ++a) {
+    const std::string name = attribute_name(static_cast<std::size_t>(a));
+    Postings postings{file->column<std::uint64_t>(name + ".starts"), file->column<std::uint32_t>(name + ".rows")};
+    check_ascending(*file, name + ".starts", postings.starts, postings.rows.size());
+    for (std::size_t i = 0; i < postings.rows.size(); ++i)
+      if (postings.rows[i] >= s.rows) file->fail("section '" + name + ".rows' names a row that is not there");
+    s.attributes.push_back(std::move(postings));
+  }
+  SearchPlan plan;
+  read_plan(*file, plan);
+  const BuildOptions options{s.metric,
+                             s.format,
+                             static_cast<int>(in_range(kListsAsked, 0, 1 << 20, "its number of lists asked for")),
+                             static_cast<int>(in_range(kIterations, 1, 1 << 20, "its number of iterations")),
+                             static_cast<std::uint64_t>(meta[kSeed]),
+                             1};
+  const Column<char> notes = file->column<char>("notes");
+  return {std::make_unique<Index>(std::move(segment), options, std::move(plan)), std::string(notes.data(), notes.size())};
+}
+
+}  // namespace aitems::ann

@@ -1,0 +1,419 @@
+#include "ann/search.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "ann/candidates.hpp"
+#include "base/thread_pool.hpp"
+#include "simd/kernels.hpp"
+
+namespace aitems::ann {
+namespace {
+
+constexpr std::size_t kTileQueries = 256;
+constexpr std::size_t kExactRows = 256, kExactQueries = 16;  // rows of one step stay in the nearest cache for 16 queries
+constexpr std::size_t kCoarseQueries = 12;
+constexpr std::size_t kStepBytes = 32 << 10;  // codes of one step of a list scan, for the same reason
+
+// What all tiles of one call share.
+struct Call {
+  const Snapshot& snapshot;
+  const Segment& segment;
+  const AnnKernels& simd;
+  SearchOptions options;
+  const std::uint16_t* live;        // of the segment's blocks
+  const std::uint16_t* delta_live;  // of the delta's
+  std::size_t items, delta_items;   // that may be returned
+  std::vector<std::uint32_t> subset;  // rows to score, when the plan is an exact subset
+  const Opening& opening;
+  Effort effort;
+};
+
+struct Scratch {
+  std::vector<float> queries, norms, factors;  // padded to the stride; factor = 1 / scale of the codes
+  std::vector<std::int8_t> codes;
+  std::vector<std::int32_t> corrections;
+  Candidates candidates, coarse, delta;
+  std::vector<float> scores;
+  std::vector<std::vector<std::uint32_t>> probed;  // lists of each query, nearest first
+  std::vector<std::uint32_t> starts, entries;
+  std::vector<AnnQuery> group;
+  std::vector<std::vector<Hit>> hits;
+};
+
+void score_rows(const Call& call, const float* query, const std::uint32_t* rows, std::size_t first, std::size_t count, float* out) {
+  const Segment& s = call.segment;
+  const std::size_t offset = first * static_cast<std::size_t>(s.stride());
+  const bool l2 = s.metric == Metric::kL2;
+  if (s.format == VectorFormat::kFloat) {
+    (l2 ? call.simd.negative_distance : call.simd.dot)(query, s.vectors.data() + offset, s.stride(), rows, count, out);
+  } else {
+    (l2 ? call.simd.negative_distance_half : call.simd.dot_half)(query, s.halves.data() + offset, s.stride(), rows, count, out);
+  }
+}
+
+void load_queries(const Call& call, const float* queries, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const std::size_t dim = static_cast<std::size_t>(s.dim), stride = static_cast<std::size_t>(s.stride());
+  const std::size_t code_dim = static_cast<std::size_t>(s.code_dim());
+  scratch.queries.assign(count * stride, 0);
+  for (std::size_t q = 0; q < count; ++q) std::memcpy(&scratch.queries[q * stride], queries + q * dim, dim * sizeof(float));
+  if (s.lists == 0) return;
+  scratch.codes.assign(count * code_dim, 0);
+  scratch.factors.resize(count);
+  scratch.norms.resize(count);
+  scratch.corrections.resize(count);
+  for (std::size_t q = 0; q < count; ++q) {
+    const float* x = &scratch.queries[q * stride];
+    std::int8_t* codes = &scratch.codes[q * code_dim];
+    scratch.factors[q] = 1 / quantize(x, s.dim, codes);
+    std::int32_t sum = 0;
+    for (std::size_t d = 0; d < code_dim; ++d) sum += codes[d];
+    scratch.corrections[q] = 128 * sum;
+    float squared;
+    call.simd.dot(x, x, s.stride(), nullptr, 1, &squared);
+    scratch.norms[q] = std::sqrt(squared);
+  }
+}
+
+// --- exact ---------------------------------------------------------------------------------------------------------------
+
+void take_hits(AnnQuery& query, const float* scores, const Call& call, std::vector<Hit>& hits) {
+  for (std::int32_t i = 0; i < query.count; ++i)
+    hits.push_back({scores[i], call.segment.ids[query.rows[i]], query.rows[i]});
+}
+
+void scan_exact(const Call& call, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const std::size_t stride = static_cast<std::size_t>(s.stride());
+  const bool subset = !call.subset.empty();
+  const std::size_t rows = subset ? call.subset.size() : s.rows;
+  const auto row_at = [&](std::uint32_t i) { return subset ? call.subset[i] : i; };
+  const auto id_of = [&](std::uint32_t i) { return s.ids[row_at(i)]; };
+  std::uint16_t all[kExactRows / kBlockRows];
+  std::fill(std::begin(all), std::end(all), std::uint16_t{0xffff});
+  scratch.scores.resize(kExactRows);
+  const int keep = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(call.options.k), call.items));
+  for (std::size_t q0 = 0; q0 < count; q0 += kExactQueries) {
+    const std::size_t queries = std::min(kExactQueries, count - q0);
+    scratch.candidates.start(call.simd, queries, keep, kExactRows);
+    for (std::size_t first = 0; first < rows; first += kExactRows) {
+      const std::size_t step = std::min(kExactRows, rows - first);
+      const std::uint16_t* live = subset ? all : call.live + first / kBlockRows;
+      if (!subset && std::all_of(live, live + step / kBlockRows, [](std::uint16_t bits) { return bits == 0; })) continue;
+      for (std::size_t q = 0; q < queries; ++q) {
+        score_rows(call, &scratch.queries[(q0 + q) * stride], subset ? &call.subset[first] : nullptr, subset ? 0 : first, step,
+                   scratch.scores.data());
+        call.simd.collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), live, &scratch.candidates[q]);
+        scratch.candidates.make_room(scratch.candidates[q], id_of);
+      }
+    }
+    for (std::size_t q = 0; q < queries; ++q) {
+      AnnQuery& found = scratch.candidates[q];
+      scratch.candidates.finish(found, id_of);
+      for (std::int32_t i = 0; i < found.count; ++i) found.rows[i] = row_at(found.rows[i]);
+      take_hits(found, found.scores, call, scratch.hits[q0 + q]);
+    }
+  }
+}
+
+// --- inverted lists --------------------------------------------------------------------------------------------------------
+
+AnnBlocks blocks_of(const CodeTable& table, int code_dim, const std::uint16_t* live) {
+  return {table.codes.data(), table.scales.data(), table.biases.empty() ? nullptr : table.biases.data(), live, code_dim};
+}
+
+void point_at(const Scratch& scratch, std::size_t q, int code_dim, AnnQuery& query) {
+  query.codes = &scratch.codes[q * static_cast<std::size_t>(code_dim)];
+  query.correction = scratch.corrections[q];
+  query.bias_factor = scratch.factors[q];
+}
+
+// The open lists nearest to each query, the nearest first.
+void probe(const Call& call, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const AnnBlocks blocks = blocks_of(s.centroids, s.code_dim(), call.opening.lists.data());
+  const std::size_t num_blocks = call.opening.lists.size();
+  const int probes = std::min(call.effort.probes, call.opening.num_lists);
+  if (scratch.probed.size() < count) scratch.probed.resize(count);
+  const auto id_of = [](std::uint32_t list) { return static_cast<std::int64_t>(list); };
+  for (std::size_t q0 = 0; q0 < count; q0 += kCoarseQueries) {
+    const std::size_t queries = std::min(kCoarseQueries, count - q0);
+    scratch.coarse.start(call.simd, queries, probes, static_cast<int>(num_blocks * kBlockRows));
+    for (std::size_t q = 0; q < queries; ++q) point_at(scratch, q0 + q, s.code_dim(), scratch.coarse[q]);
+    call.simd.scan(&blocks, 0, num_blocks, scratch.coarse.data(), static_cast<std::int32_t>(queries));
+    for (std::size_t q = 0; q < queries; ++q) {
+      AnnQuery& found = scratch.coarse[q];
+      scratch.coarse.finish(found, id_of);
+      std::int32_t nearest = 0;
+      for (std::int32_t i = 1; i < found.count; ++i)
+        if (found.scores[i] > found.scores[nearest] ||
+            (found.scores[i] == found.scores[nearest] && found.rows[i] < found.rows[nearest]))
+          nearest = i;
+      if (found.count) std::swap(found.rows[0], found.rows[nearest]);
+      scratch.probed[q0 + q].assign(found.rows, found.rows + found.count);
+    }
+  }
+}
+
+std::size_t step_blocks(const Segment& s) {
+  return std::clamp<std::size_t>(kStepBytes / (static_cast<std::size_t>(s.code_dim()) * kBlockRows), 2, 16);
+}
+
+// No code of a vector is longer than this many times the vector (rounding moves a component by at most half a step of
+// largest / 127), so a block whose longest vector times this cannot reach the threshold holds nothing. Inner product only.
+float bound_slack(int dim) {
+  const float longer = 1 + std::sqrt(static_cast<float>(dim)) / 254;
+  return longer * longer;
+}
+
+void scan_list(const Call& call, const AnnBlocks& blocks, std::uint32_t list, AnnQuery* queries, const float* reach, std::size_t count,
+               Scratch& scratch) {
+  const Segment& s = call.segment;
+  const auto id_of = [&](std::uint32_t row) { return s.ids[row]; };
+  const std::size_t end = s.list_blocks[list + 1], step = step_blocks(s);
+  for (std::size_t b = s.list_blocks[list]; b < end; b += step) {
+    if (!s.block_norms.empty()) {
+      bool alive = false;
+      for (std::size_t q = 0; q < count; ++q) alive |= reach[q] * s.block_norms[b] > queries[q].threshold;
+      if (!alive) return;
+    }
+    call.simd.scan(&blocks, b, std::min(end, b + step), queries, static_cast<std::int32_t>(count));
+    for (std::size_t q = 0; q < count; ++q) scratch.candidates.make_room(queries[q], id_of);
+  }
+}
+
+void scan_single(const Call& call, const AnnBlocks& blocks, std::size_t count, Scratch& scratch) {
+  const float slack = bound_slack(call.segment.dim);
+  for (std::size_t q = 0; q < count; ++q) {
+    const float reach = scratch.norms[q] * scratch.factors[q] * slack;
+    for (std::uint32_t list : scratch.probed[q]) scan_list(call, blocks, list, &scratch.candidates[q], &reach, 1, scratch);
+  }
+}
+
+// All queries of a tile that probe a list scan it together. Nearest lists come first: they give every query a sharp threshold.
+void scan_grouped(const Call& call, const AnnBlocks& blocks, std::size_t count, Scratch& scratch) {
+  const std::size_t lists = static_cast<std::size_t>(call.segment.lists);
+  const float slack = bound_slack(call.segment.dim);
+  std::vector<float> reach(count);
+  scratch.group.resize(count);
+  for (int others = 0; others < 2; ++others) {
+    scratch.starts.assign(lists + 1, 0);
+    const auto each = [&](const auto& visit) {
+      for (std::size_t q = 0; q < count; ++q) {
+        const auto& probed = scratch.probed[q];
+        const std::size_t first = others ? 1 : 0, last = others ? probed.size() : std::min<std::size_t>(1, probed.size());
+        for (std::size_t i = first; i < last; ++i) visit(probed[i], static_cast<std::uint32_t>(q));
+      }
+    };
+    each([&](std::uint32_t list, std::uint32_t) { ++scratch.starts[list + 1]; });
+    for (std::size_t l = 0; l < lists; ++l) scratch.starts[l + 1] += scratch.starts[l];
+    scratch.entries.resize(scratch.starts[lists]);
+    each([&](std::uint32_t list, std::uint32_t q) { scratch.entries[scratch.starts[list]++] = q; });
+    std::uint32_t begin = 0;  // starts[l] is now the end of list l
+    for (std::size_t l = 0; l < lists; ++l) {
+      const std::uint32_t end = scratch.starts[l];
+      const std::size_t queries = end - begin;
+      for (std::size_t i = 0; i < queries; ++i) {
+        const std::uint32_t q = scratch.entries[begin + i];
+        scratch.group[i] = scratch.candidates[q];
+        reach[i] = scratch.norms[q] * scratch.factors[q] * slack;
+      }
+      if (queries) scan_list(call, blocks, static_cast<std::uint32_t>(l), scratch.group.data(), reach.data(), queries, scratch);
+      for (std::size_t i = 0; i < queries; ++i) scratch.candidates[scratch.entries[begin + i]] = scratch.group[i];
+      begin = end;
+    }
+  }
+}
+
+void rerank(const Call& call, std::size_t q, Scratch& scratch, AnnQuery& found) {
+  scratch.candidates.finish(found, [&](std::uint32_t row) { return call.segment.ids[row]; });
+  scratch.scores.resize(static_cast<std::size_t>(found.count));
+  score_rows(call, &scratch.queries[q * static_cast<std::size_t>(call.segment.stride())], found.rows, 0,
+             static_cast<std::size_t>(found.count), scratch.scores.data());
+  take_hits(found, scratch.scores.data(), call, scratch.hits[q]);
+}
+
+void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
+  const int step = static_cast<int>(step_blocks(s)) * kBlockRows;
+  probe(call, count, scratch);
+  scratch.candidates.start(call.simd, count, call.effort.shortlist, step);
+  for (std::size_t q = 0; q < count; ++q) point_at(scratch, q, s.code_dim(), scratch.candidates[q]);
+  const bool pays = count >= 8 && count * static_cast<std::size_t>(call.effort.probes) >= 2 * static_cast<std::size_t>(s.lists);
+  if (call.options.form == Form::kGrouped || (call.options.form == Form::kAuto && pays)) {
+    scan_grouped(call, blocks, count, scratch);
+  } else {
+    scan_single(call, blocks, count, scratch);
+  }
+  const std::int32_t wanted = static_cast<std::int32_t>(std::min<std::size_t>(static_cast<std::size_t>(call.options.k), call.items));
+  for (std::size_t q = 0; q < count; ++q) {
+    AnnQuery& found = scratch.candidates[q];
+    if (found.count < wanted) {  // the probed lists held too few: go on through all
+      std::vector<bool> seen(static_cast<std::size_t>(s.lists));
+      for (std::uint32_t list : scratch.probed[q]) seen[list] = true;
+      for (std::uint32_t list = 0; list < seen.size(); ++list)
+        if (!seen[list] && (call.opening.lists[list / kBlockRows] >> list % kBlockRows & 1)) {
+          const float reach = scratch.norms[q] * scratch.factors[q] * bound_slack(s.dim);
+          scan_list(call, blocks, list, &found, &reach, 1, scratch);
+        }
+    }
+    rerank(call, q, scratch, found);
+  }
+}
+
+// --- rows added since -------------------------------------------------------------------------------------------------------
+
+void scan_delta(const Call& call, std::size_t count, Scratch& scratch) {
+  const Snapshot& snapshot = call.snapshot;
+  const auto id_of = [&](std::uint32_t row) { return snapshot.delta_id(row); };
+  const int stride = call.segment.stride();
+  const auto score = call.segment.metric == Metric::kL2 ? call.simd.negative_distance : call.simd.dot;
+  scratch.scores.resize(kExactRows);
+  scratch.delta.start(call.simd, count, call.options.k, kExactRows);
+  for (std::size_t first = 0; first < snapshot.delta_rows; first += kExactRows) {  // a step never crosses a chunk
+    const std::size_t step = std::min(kExactRows, snapshot.delta_rows - first);
+    for (std::size_t q = 0; q < count; ++q) {
+      score(&scratch.queries[q * static_cast<std::size_t>(stride)], snapshot.delta_vector(first), stride, nullptr, step,
+            scratch.scores.data());
+      call.simd.collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), call.delta_live + first / kBlockRows,
+                        &scratch.delta[q]);
+      scratch.delta.make_room(scratch.delta[q], id_of);
+    }
+  }
+  for (std::size_t q = 0; q < count; ++q)
+    for (std::int32_t i = 0; i < scratch.delta[q].count; ++i)
+      scratch.hits[q].push_back({scratch.delta[q].scores[i], id_of(scratch.delta[q].rows[i]), scratch.delta[q].rows[i]});
+}
+
+void search_tile(const Call& call, const float* queries, std::size_t count, bool exact, std::int64_t* ids, float* scores) {
+  static thread_local Scratch scratch;
+  if (scratch.hits.size() < count) scratch.hits.resize(count);
+  for (std::size_t q = 0; q < count; ++q) scratch.hits[q].clear();
+  load_queries(call, queries, count, scratch);
+  if (call.items > 0) {
+    if (exact) {
+      scan_exact(call, count, scratch);
+    } else {
+      scan_lists(call, count, scratch);
+    }
+  }
+  if (call.delta_items > 0) scan_delta(call, count, scratch);
+  const std::size_t k = static_cast<std::size_t>(call.options.k);
+  for (std::size_t q = 0; q < count; ++q) {
+    std::vector<Hit>& hits = scratch.hits[q];
+    const std::size_t found = std::min(k, hits.size());
+    std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(found), hits.end());
+    for (std::size_t i = 0; i < k; ++i) {
+      ids[q * k + i] = i < found ? hits[i].id : -1;
+      scores[q * k + i] = i < found ? hits[i].score : kMinusInfinity;
+    }
+  }
+}
+
+// --- plan ---------------------------------------------------------------------------------------------------------------------
+
+// Rough costs in ns on one core; only their ratios matter. A row scored exactly is a random read and a float product; a row of
+// codes is part of a stream, and cheaper still where many queries share it.
+double cost_of_subset(const Segment& s, std::size_t rows) { return static_cast<double>(rows) * (2 + .035 * s.dim); }
+constexpr double kExactPreferred = 1.25;  // the costs are rough, and the exact answer is worth something
+double cost_of_lists(const Segment& s, const Effort& effort, std::size_t open_rows, int open_lists, bool grouped) {
+  const double row = (grouped ? .004 : .012) * s.dim;
+  const double share = std::min(1.0, static_cast<double>(effort.probes) / std::max(1, open_lists));
+  return row * (static_cast<double>(open_rows) * share + s.lists) + effort.shortlist * (10 + .05 * s.dim);
+}
+
+std::vector<std::uint32_t> rows_of(const LiveMask& mask) {
+  std::vector<std::uint32_t> rows;
+  for (std::size_t b = 0; b < mask.size(); ++b)
+    for (unsigned bits = mask[b]; bits; bits &= bits - 1)
+      rows.push_back(static_cast<std::uint32_t>(b * kBlockRows) + static_cast<std::uint32_t>(std::countr_zero(bits)));
+  return rows;
+}
+
+}  // namespace
+
+Effort effort_for(const std::vector<Effort>& efforts, double k, int lists) {
+  const int wanted = static_cast<int>(std::min(1e9, std::ceil(k)));
+  Effort effort{wanted, lists, std::max(2 * wanted, 32)};
+  if (!efforts.empty()) {
+    const auto above = std::find_if(efforts.begin(), efforts.end(), [&](const Effort& e) { return e.k >= k; });
+    if (above == efforts.begin()) {
+      effort.probes = above->probes;
+      effort.shortlist = above->shortlist;
+    } else if (above == efforts.end()) {
+      const double factor = k / efforts.back().k;  // nothing was measured here: every list
+      effort.shortlist = static_cast<int>(std::min(1e9, std::ceil(efforts.back().shortlist * factor)));
+    } else {
+      const Effort& low = *(above - 1);
+      const double t = std::log(k / low.k) / std::log(static_cast<double>(above->k) / low.k);
+      const auto between = [t](int a, int b) {  // geometric: both grow roughly with a power of k
+        return static_cast<int>(std::ceil(std::exp(std::log(static_cast<double>(a)) * (1 - t) + std::log(static_cast<double>(b)) * t) - 1e-9));
+      };
+      effort.probes = between(low.probes, above->probes);
+      effort.shortlist = between(low.shortlist, above->shortlist);
+    }
+  }
+  effort.probes = std::clamp(effort.probes, 1, std::max(1, lists));
+  effort.shortlist = std::max(effort.shortlist, wanted);
+  return effort;
+}
+
+const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float* queries, std::size_t count, const SearchOptions& options,
+                   const RowMask* mask, std::int64_t* ids, float* scores) {
+  const Segment& s = *snapshot.segment;
+  Call call{snapshot,
+            s,
+            *kernels(options.isa).ann,
+            options,
+            mask ? mask->base.data() : snapshot.live->data(),
+            mask ? mask->delta.data() : snapshot.delta_live->data(),
+            mask ? mask->base_items : snapshot.live_items,
+            mask ? mask->delta_items : snapshot.delta_live_items,
+            {},
+            mask ? mask->opening : *snapshot.opening,
+            {}};
+  const std::size_t k = static_cast<std::size_t>(options.k);
+  const bool asked = options.form == Form::kExact;
+  bool exact = s.lists == 0 || asked;
+  const char* how = call.items + call.delta_items == 0 ? "empty" : exact ? "exact" : "lists";
+  if (!exact && call.items > 0) {
+    const Opening& opening = call.opening;
+    const std::size_t wanted = std::min(k, call.items);
+    // Only some of the probed rows may be returned: probe as for that many more results.
+    const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
+    call.effort = effort_for(mask ? plan.filtered : plan.target, thinned, s.lists);
+    if (mask) {  // the next measured row above: between two rows recall could dip
+      const auto above = std::find_if(plan.filtered.begin(), plan.filtered.end(), [&](const Effort& e) { return e.k >= thinned; });
+      if (above != plan.filtered.end()) call.effort.probes = above->probes;
+    }
+    // A filter that follows the lists (a category, say) also lets in queries that come from elsewhere, for which the order of the
+    // lists says little: look into all that are open. They are few, or the filter is wide.
+    constexpr double kFollowsLists = 1.3;
+    const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
+    if (mask && opening.concentration > kFollowsLists * share) call.effort.probes = std::max(1, call.opening.num_lists);
+    if (options.probes > 0) call.effort.probes = std::min(options.probes, s.lists);
+    const Effort unthinned = effort_for(mask ? plan.filtered : plan.target, static_cast<double>(wanted), s.lists);
+    call.effort.shortlist = std::max(options.shortlist > 0 ? options.shortlist : unthinned.shortlist, static_cast<int>(wanted));
+    call.effort.shortlist = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(call.effort.shortlist), call.items));
+    const bool chosen = options.probes > 0;
+    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * cost_of_lists(s, call.effort, opening.rows, call.opening.num_lists, count >= 32));
+  }
+  if (exact && (mask || asked) && call.items > 0 && call.items * 2 < s.rows) {
+    call.subset = rows_of(mask ? mask->base : *snapshot.live);
+    how = "exact subset";
+  } else if (exact && mask && call.items > 0) {
+    how = "exact";
+  }
+  const std::size_t threads = static_cast<std::size_t>(resolve_threads(options.threads));
+  const std::size_t tile = std::clamp<std::size_t>((count + threads - 1) / threads, 1, kTileQueries);
+  parallel_for(count, tile, options.threads, [&](std::size_t begin, std::size_t end, int) {
+    search_tile(call, queries + begin * static_cast<std::size_t>(s.dim), end - begin, exact, ids + begin * k, scores + begin * k);
+  });
+  return how;
+}
+
+}  // namespace aitems::ann

@@ -1,0 +1,44 @@
+// Search over one snapshot: exact scan, scan of inverted lists one query at a time, and the same scan with a batch's queries
+// grouped by list. All forms return the same rows for the same probed lists.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ann/filter.hpp"
+#include "ann/snapshot.hpp"
+#include "simd/isa.hpp"
+
+namespace aitems::ann {
+
+// How many lists to probe and how many candidates to score exactly, by the number of results wanted. Ascending in k;
+// between two rows values are interpolated (in log k); beyond the last all lists are probed.
+struct Effort {
+  int k = 0;
+  int probes = 0;
+  int shortlist = 0;
+};
+struct SearchPlan {
+  std::vector<Effort> target;    // reaches the recall target
+  std::vector<Effort> filtered;  // reaches .99: filtered searches never trade recall
+};
+Effort effort_for(const std::vector<Effort>& efforts, double k, int lists);
+
+enum class Form : std::int32_t { kAuto = 0, kSingle = 1, kGrouped = 2, kExact = 3 };
+
+struct SearchOptions {
+  int k = 10;
+  int probes = 0;     // 0: by the plan
+  int shortlist = 0;  // 0: by the plan
+  int threads = 1;
+  Form form = Form::kAuto;
+  Isa isa = Isa::kBaseline;
+};
+
+// Queries: `dim` floats each (normalised for cosine). Writes k ids and scores a query, best first; -1 and -inf where there are
+// no more. `mask` null: all live rows. Returns how it was done: "exact", "exact subset", "lists" or "empty".
+const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float* queries, std::size_t count, const SearchOptions& options,
+                   const RowMask* mask, std::int64_t* ids, float* scores);
+
+}  // namespace aitems::ann

@@ -1,0 +1,254 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cerrno>
+#include <optional>
+#include <system_error>
+
+#include "ann/check.hpp"
+#include "ann/index.hpp"
+#include "ann/index_file.hpp"
+#include "base/error.hpp"
+#include "base/thread_pool.hpp"
+#include "bindings/register.hpp"
+
+namespace py = pybind11;
+
+namespace aitems::bindings {
+namespace {
+
+using ann::Index;
+using Floats = py::array_t<float, py::array::c_style>;
+using Ids = py::array_t<std::int64_t, py::array::c_style>;
+
+std::string shape_of(const py::array& array) {
+  std::string text = "(";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+  return text + (array.ndim() == 1 ? ",)" : ")");
+}
+
+// Rows of float32; dim 0: any. Contiguous as they are, otherwise copied.
+Floats float_rows(const py::object& given, int dim, const char* what) {
+  const std::string wanted = std::string(what) + " must be a float32 array of shape (n, " + (dim ? std::to_string(dim) : "dim") + ")";
+  if (!py::isinstance<py::array>(given))
+    throw Error(ErrorKind::kInvalidInput, wanted + ", got " + std::string(py::str(py::type::of(given).attr("__name__"))));
+  const py::array array = py::reinterpret_borrow<py::array>(given);
+  if (!py::isinstance<py::array_t<float>>(array))
+    throw Error(ErrorKind::kInvalidInput, wanted + ", got dtype " + std::string(py::str(array.dtype())) + "; call .astype(\"float32\")");
+  if (array.ndim() != 2 || (dim && array.shape(1) != dim)) throw Error(ErrorKind::kInvalidInput, wanted + ", got shape " + shape_of(array));
+  if (array.shape(1) < 1 || array.shape(1) > ann::kDimMax)
+    throw Error(ErrorKind::kInvalidInput, std::string(what) + " must have 1 to " + std::to_string(ann::kDimMax) + " dimensions, got shape " + shape_of(array));
+  return Floats::ensure(array);
+}
+
+Ids id_column(const py::object& given, std::size_t count) {
+  if (!py::isinstance<py::array_t<std::int64_t>>(given)) throw Error(ErrorKind::kInvalidInput, "ids must be an int64 array");
+  Ids ids = Ids::ensure(given);
+  if (ids.ndim() != 1 || static_cast<std::size_t>(ids.shape(0)) != count)
+    throw Error(ErrorKind::kInvalidInput, "ids must have shape (" + std::to_string(count) + ",), one a vector, got " + shape_of(ids));
+  return ids;
+}
+
+// [(starts, values, num_values)], one an attribute.
+std::vector<ann::AttributeColumn> attribute_columns(const py::list& given, std::size_t count) {
+  std::vector<ann::AttributeColumn> columns;
+  for (const py::handle& item : given) {
+    const auto [starts, values, num_values] =
+        item.cast<std::tuple<std::vector<std::uint64_t>, std::vector<std::uint32_t>, std::uint32_t>>();
+    bool sound = starts.size() == count + 1 && starts.front() == 0 && starts.back() == values.size();
+    for (std::size_t i = 0; sound && i < count; ++i) sound = starts[i] <= starts[i + 1];
+    for (std::size_t i = 0; sound && i < values.size(); ++i) sound = values[i] < num_values;
+    if (!sound) throw Error(ErrorKind::kInvalidInput, "attribute columns do not fit the vectors");
+    columns.push_back({starts, values, num_values});
+  }
+  return columns;
+}
+
+ann::FilterProgram program_of(const py::list& given) {
+  ann::FilterProgram program;
+  for (const py::handle& item : given) {
+    const py::tuple node = py::cast<py::tuple>(item);
+    ann::FilterNode out{static_cast<ann::FilterNode::Kind>(node[0].cast<int>()), 0, {}, {}, {}};
+    switch (out.kind) {
+      case ann::FilterNode::Kind::kValues:
+        out.attribute = node[1].cast<std::int32_t>();
+        out.values = node[2].cast<std::vector<std::uint32_t>>();
+        break;
+      case ann::FilterNode::Kind::kIds: {
+        const auto ids = node[1].cast<Ids>();
+        out.ids.assign(ids.data(), ids.data() + ids.size());
+        break;
+      }
+      case ann::FilterNode::Kind::kBitmap: {
+        const auto bits = node[1].cast<py::array_t<std::uint8_t, py::array::c_style>>();
+        out.bitmap.assign(bits.data(), bits.data() + bits.size());
+        break;
+      }
+      case ann::FilterNode::Kind::kAnd:
+      case ann::FilterNode::Kind::kOr:
+      case ann::FilterNode::Kind::kNot: break;
+      default: throw Error(ErrorKind::kInvalidInput, "filter program: unknown operation " + std::to_string(static_cast<int>(out.kind)));
+    }
+    program.push_back(std::move(out));
+  }
+  return program;
+}
+
+using EffortTuple = std::tuple<int, int, int>;
+
+std::vector<ann::Effort> efforts_of(const std::vector<EffortTuple>& given) {
+  std::vector<ann::Effort> efforts;
+  for (const auto& [k, probes, shortlist] : given) {
+    if (k < 1 || probes < 1 || shortlist < 1 || (!efforts.empty() && k <= efforts.back().k))
+      throw Error(ErrorKind::kInvalidInput, "search plan: k must ascend, and k, probes and shortlist be 1 or more");
+    efforts.push_back({k, probes, shortlist});
+  }
+  return efforts;
+}
+
+std::vector<EffortTuple> tuples_of(const std::vector<ann::Effort>& efforts) {
+  std::vector<EffortTuple> out;
+  for (const ann::Effort& e : efforts) out.emplace_back(e.k, e.probes, e.shortlist);
+  return out;
+}
+
+std::unique_ptr<Index> build(const py::object& vectors, const py::object& ids, const py::list& attributes, int metric, int format, int lists,
+                             int iterations, std::uint64_t seed, int threads) {
+  const Floats rows = float_rows(vectors, 0, "vectors");
+  const std::size_t count = static_cast<std::size_t>(rows.shape(0));
+  const int dim = static_cast<int>(rows.shape(1));
+  const Ids keys = id_column(ids, count);
+  const auto columns = attribute_columns(attributes, count);
+  if (metric < 0 || metric > 2 || format < 0 || format > 1) throw Error(ErrorKind::kInvalidInput, "unknown metric or vector format");
+  if (lists < 0 || iterations < 1) throw Error(ErrorKind::kInvalidInput, "lists must be 0 or more and iterations 1 or more");
+  const ann::BuildOptions options{static_cast<ann::Metric>(metric), static_cast<ann::VectorFormat>(format), lists, iterations, seed, resolve_threads(threads)};
+  py::gil_scoped_release release;
+  ann::check_vectors(rows.data(), count, dim, "vector");
+  ann::check_ids(keys.data(), count);
+  std::vector<float> unit;
+  if (options.metric == ann::Metric::kCosine) unit = ann::normalized(rows.data(), count, dim);
+  return std::make_unique<Index>(ann::build_segment(unit.empty() ? rows.data() : unit.data(), count, dim, keys.data(), columns, options), options,
+                                 ann::SearchPlan{});
+}
+
+py::tuple search(const Index& index, const py::object& queries, std::int64_t k, const std::optional<py::list>& program, int probes,
+                 int shortlist, int threads, int form, const std::string& isa) {
+  const Floats rows = float_rows(queries, index.dim(), "queries");
+  constexpr std::int64_t kMost = 1 << 20;
+  if (k < 1 || k > kMost) throw Error(ErrorKind::kInvalidInput, "k must be 1 to " + std::to_string(kMost) + ", got " + std::to_string(k));
+  if (probes < 0 || shortlist < 0) throw Error(ErrorKind::kInvalidInput, "probes and shortlist must be 1 or more");
+  const std::size_t count = static_cast<std::size_t>(rows.shape(0));
+  ann::SearchOptions options;
+  options.k = static_cast<int>(k);
+  options.probes = probes;
+  options.shortlist = shortlist;
+  options.threads = resolve_threads(threads);
+  if (form < 0 || form > static_cast<int>(ann::Form::kExact)) throw Error(ErrorKind::kInvalidInput, "unknown form " + std::to_string(form));
+  options.form = static_cast<ann::Form>(form);
+  options.isa = require_isa(isa);
+  const ann::FilterProgram filter = program ? program_of(*program) : ann::FilterProgram{};
+  Ids ids({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(k)});
+  Floats scores({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(k)});
+  std::int64_t* out_ids = ids.mutable_data();
+  float* out_scores = scores.mutable_data();
+  std::string how;
+  {
+    py::gil_scoped_release release;
+    ann::check_vectors(rows.data(), count, index.dim(), "query");
+    std::vector<float> unit;
+    if (index.options().metric == ann::Metric::kCosine) unit = ann::normalized(rows.data(), count, index.dim());
+    how = index.search(unit.empty() ? rows.data() : unit.data(), count, options, program ? &filter : nullptr, out_ids, out_scores);
+  }
+  return py::make_tuple(ids, scores, how);
+}
+
+std::size_t upsert(Index& index, const py::object& ids, const py::object& vectors, const py::list& attributes) {
+  const Floats rows = float_rows(vectors, index.dim(), "vectors");
+  const std::size_t count = static_cast<std::size_t>(rows.shape(0));
+  const Ids keys = id_column(ids, count);
+  const auto columns = attribute_columns(attributes, count);
+  py::gil_scoped_release release;
+  ann::check_vectors(rows.data(), count, index.dim(), "vector");
+  ann::check_ids(keys.data(), count);
+  std::vector<float> unit;
+  if (index.options().metric == ann::Metric::kCosine) unit = ann::normalized(rows.data(), count, index.dim());
+  return index.upsert(unit.empty() ? rows.data() : unit.data(), keys.data(), count, columns);
+}
+
+py::dict stats(const Index& index) {
+  const auto now = index.snapshot();
+  const ann::Segment& s = *now->segment;
+  py::dict out;
+  out["items"] = now->size();
+  out["dim"] = s.dim;
+  out["metric"] = static_cast<int>(s.metric);
+  out["format"] = static_cast<int>(s.format);
+  out["lists"] = s.lists;
+  out["rows"] = s.rows;
+  out["deleted_rows"] = s.items - now->live_items;
+  out["added_rows"] = now->delta_rows;
+  out["bytes"] = s.bytes() + now->chunks.size() * ann::kDeltaChunkRows * (static_cast<std::size_t>(s.stride()) * sizeof(float) + sizeof(std::int64_t));
+  return out;
+}
+
+py::array_t<std::int64_t> live_ids(const Index& index) {
+  const std::vector<std::int64_t> ids = index.live_ids();
+  return py::array_t<std::int64_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
+}
+
+// The core's std::system_error becomes Python's OSError with number and file name.
+template <class Body>
+auto with_os_errors(const std::string& path, const Body& body) {
+  try {
+    py::gil_scoped_release release;
+    return body();
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
+    throw py::error_already_set();
+  }
+}
+
+void save(const Index& index, const std::string& path, const py::bytes& notes) {
+  const std::string held = notes;
+  with_os_errors(path, [&] { ann::save_index(index, held, path); });
+}
+
+py::tuple open_file(const std::string& path, bool verify) {
+  ann::OpenedIndex opened = with_os_errors(path, [&] { return ann::open_index(path, verify); });
+  return py::make_tuple(py::cast(std::move(opened.index)), py::bytes(opened.notes));
+}
+
+}  // namespace
+
+void register_ann(py::module_& module) {
+  py::module_ m = module.def_submodule("ann", "Nearest-neighbour index. Private: use aitems_engine.ann.");
+  py::class_<Index>(m, "Index")
+      .def_static("build", &build, py::arg("vectors"), py::arg("ids"), py::arg("attributes"), py::arg("metric"), py::arg("format"),
+                  py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"))
+      .def("search", &search, py::arg("queries"), py::arg("k"), py::arg("program"), py::arg("probes"), py::arg("shortlist"),
+           py::arg("threads"), py::arg("form"), py::arg("isa"))
+      .def("upsert", &upsert, py::arg("ids"), py::arg("vectors"), py::arg("attributes"))
+      .def(
+          "delete",
+          [](Index& index, const Ids& ids) {
+            const std::size_t count = static_cast<std::size_t>(ids.size());
+            py::gil_scoped_release release;
+            return index.erase(ids.data(), count);
+          },
+          py::arg("ids"))
+      .def("compact", &Index::compact, py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def("save", &save, py::arg("path"), py::arg("notes"))
+      .def_static("open", &open_file, py::arg("path"), py::arg("verify"))
+      .def("live_ids", &live_ids)
+      .def("stats", &stats)
+      .def("plan", [](const Index& index) { return std::make_pair(tuples_of(index.plan().target), tuples_of(index.plan().filtered)); })
+      .def(
+          "set_plan",
+          [](Index& index, const std::vector<EffortTuple>& target, const std::vector<EffortTuple>& filtered) {
+            index.set_plan({efforts_of(target), efforts_of(filtered)});
+          },
+          py::arg("target"), py::arg("filtered"));
+}
+
+}  // namespace aitems::bindings

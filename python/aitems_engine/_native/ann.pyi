@@ -1,0 +1,39 @@
+import numpy as np
+from numpy.typing import NDArray
+
+class Index:
+    @staticmethod
+    def build(
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        attributes: list[tuple[list[int], list[int], int]],
+        metric: int,
+        format: int,
+        lists: int,
+        iterations: int,
+        seed: int,
+        threads: int,
+    ) -> Index: ...
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        program: list[tuple[object, ...]] | None,
+        probes: int,
+        shortlist: int,
+        threads: int,
+        form: int,
+        isa: str,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]: ...
+    def upsert(
+        self, ids: NDArray[np.int64], vectors: NDArray[np.float32], attributes: list[tuple[list[int], list[int], int]]
+    ) -> int: ...
+    def delete(self, ids: NDArray[np.int64]) -> int: ...
+    def compact(self, threads: int) -> None: ...
+    def save(self, path: str, notes: bytes) -> None: ...
+    @staticmethod
+    def open(path: str, verify: bool) -> tuple[Index, bytes]: ...
+    def live_ids(self) -> NDArray[np.int64]: ...
+    def stats(self) -> dict[str, int]: ...
+    def plan(self) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]: ...
+    def set_plan(self, target: list[tuple[int, int, int]], filtered: list[tuple[int, int, int]]) -> None: ...

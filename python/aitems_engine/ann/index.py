@@ -1,0 +1,415 @@
+"""The index users hold: checks arguments, makes one native call, returns frozen results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aitems_engine._native import ann as native
+from aitems_engine.ann import file, tuning
+from aitems_engine.ann.attributes import Attributes
+from aitems_engine.ann.filters import Filter
+from aitems_engine.ann.ids import StringIds, are_strings, integer_ids
+from aitems_engine.errors import IndexFormatError, InvalidInputError
+
+METRICS = ("ip", "cosine", "l2")  # numbered as in csrc/ann/segment.hpp
+RERANKS = ("float", "half")
+FORMS = ("auto", "single", "grouped", "exact")
+
+
+@dataclass(frozen=True)
+class AnnHits:
+    """Results of a search, best first.
+
+    Attributes
+    ----------
+    ids : int64 array, shape (num_queries, k); where the index has string ids, an object array of str
+        -1 (None) where there are fewer than `k` items.
+    scores : float32 array, shape (num_queries, k)
+        Higher is better: the inner product, the cosine, or minus the squared distance. -inf beside a missing id.
+    how : str
+        "exact", "exact subset", "lists", "empty", or "mixed" where the filters of a batch were planned differently.
+    """
+
+    ids: NDArray[Any]
+    scores: NDArray[np.float32]
+    how: str
+
+
+class AnnIndex:
+    """Nearest-neighbour index. Make one with `build` or `open`.
+
+    Notes
+    -----
+    Searches are safe beside each other and beside writers (`upsert`, `delete`, `compact`; they take turns). Each search
+    sees one state of the index, never half of a write. Ties: the lower id first (string ids: the one added first).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from aitems_engine.ann import AnnIndex, Filter
+    >>> vectors = np.eye(4, dtype=np.float32)
+    >>> index = AnnIndex.build(vectors, ids=[10, 11, 12, 13], attributes={"mall": ["a", "a", "b", "b"]})
+    >>> index.search(vectors[:1], k=2).ids.tolist()
+    [[10, 11]]
+    >>> index.search(vectors[:1], k=1, filter=Filter.eq("mall", "b")).ids.tolist()
+    [[12]]
+    """
+
+    def __init__(
+        self, core: native.Index, strings: StringIds | None, attributes: Attributes, info: dict[str, Any]
+    ) -> None:
+        self._core: native.Index | None = core
+        self._strings = strings
+        self._attributes = attributes
+        self._info = info
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        ids: Sequence[int] | Sequence[str] | NDArray[Any] | None = None,
+        metric: str = "ip",
+        recall_target: float = 0.95,
+        attributes: Mapping[str, Sequence[object]] | None = None,
+        *,
+        queries: NDArray[np.float32] | None = None,
+        kind: str = "auto",
+        lists: int | None = None,
+        rerank: str = "float",
+        iterations: int = 10,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> AnnIndex:
+        """Build an index, choosing how to search by measuring on a sample.
+
+        Parameters
+        ----------
+        vectors : float32 array, shape (n, dim)
+            Finite, norm at most 1e18. n may be 0.
+        ids : n distinct int64 >= 0, or n distinct strings
+            Default 0 .. n - 1.
+        metric : "ip", "cosine" or "l2"
+            Score: inner product; cosine (0 for a zero vector); minus the squared Euclidean distance.
+        recall_target : float in (0, 1]
+            Share of the true results that a search without a filter should find. 1 builds an exact index.
+        attributes : {name: n entries}
+            An entry is a str, int or bool, a list of them, or None. For `Filter`.
+        queries : float32 array, shape (m, dim)
+            Real queries to measure with. Without, items are used, and the target is moved towards 1.
+        kind : "auto", "exact" or "ivf"
+            "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors.
+        lists : int
+            Number of inverted lists ("ivf"). Default: about sqrt(n).
+        rerank : "float" or "half"
+            What candidates are scored from: float32 (scores are exact), or half precision (half the memory; scores
+            are those of the rounded vectors).
+        iterations, seed : int
+            Of k-means.
+        threads : int
+            0 = all cores.
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong dtype or shape, NaN or infinity, ids that repeat, do not fit or are negative, unknown metric or kind.
+
+        Notes
+        -----
+        The same arguments give the same index, for any number of threads. Cost of "ivf": O(n * sqrt(n) * dim).
+        """
+        if metric not in METRICS:
+            raise InvalidInputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        if kind not in ("auto", "exact", "ivf"):
+            raise InvalidInputError(f"kind must be auto, exact or ivf, got {kind!r}")
+        if rerank not in RERANKS:
+            raise InvalidInputError(f"rerank must be float or half, got {rerank!r}")
+        if not 0 < recall_target <= 1:
+            raise InvalidInputError(f"recall_target must be above 0 and at most 1, got {recall_target}")
+        if lists is not None and not 1 <= lists <= 1 << 20:
+            raise InvalidInputError(f"lists must be 1 to {1 << 20}, got {lists}")
+        if lists is not None and kind == "exact":
+            raise InvalidInputError("an exact index has no lists; leave lists out or use kind='ivf'")
+        if not isinstance(vectors, np.ndarray) or vectors.ndim != 2:
+            given = f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
+            raise InvalidInputError(f"vectors must be a float32 array of shape (n, dim), got {given}")
+        count = len(vectors)
+        strings: StringIds | None = None
+        if ids is None:
+            keys = np.arange(count, dtype=np.int64)
+        elif are_strings(ids):
+            strings = StringIds()
+            keys = strings.keys(ids, add=True)
+        else:
+            keys = integer_ids(ids)
+        if strings is not None and len(strings.strings) != len(keys):
+            raise InvalidInputError("ids must be distinct; a string is given twice")
+        held = Attributes(list(attributes or {}), [[] for _ in attributes or {}])
+        columns = held.columns(attributes, count) if attributes else []
+
+        if kind == "auto":
+            kind = "exact" if recall_target == 1 or (count < tuning.EXACT_BELOW and lists is None) else "ivf"
+        if count == 0:
+            kind = "exact"
+        wanted_lists = 0 if kind == "exact" else (lists or tuning.default_lists(count, vectors.shape[1]))
+
+        def make(num_lists: int) -> native.Index:
+            number = METRICS.index(metric), RERANKS.index(rerank)
+            return native.Index.build(vectors, keys, columns, *number, num_lists, iterations, seed, threads)
+
+        core = make(wanted_lists)
+        info: dict[str, Any] = {"recall_target": recall_target}
+        if kind == "exact":
+            info["why"] = (
+                "recall_target is 1"
+                if recall_target == 1
+                else f"{count} items: below {tuning.EXACT_BELOW} an exact scan is as cheap"
+                if count < tuning.EXACT_BELOW
+                else "kind='exact' was asked for"
+            )
+        else:
+            sample = tuning.sample_queries(vectors, seed) if queries is None else queries[: tuning.SAMPLE_QUERIES]
+            exact = core  # its vectors are the truth, unless they were rounded
+            if rerank != "float":
+                exact = native.Index.build(vectors, keys, [], METRICS.index(metric), 0, 0, 1, 0, threads)
+            tuned = tuning.tune(
+                core, exact, np.ascontiguousarray(sample), recall_target, real=queries is not None, threads=threads
+            )
+            core.set_plan(tuned.target, tuned.filtered)
+            info["why"] = tuned.note
+            info["measured"] = tuned.measured
+        return cls(core, strings, held, info)
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self._open().stats()["dim"]
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Ids of the items now in the index: int64 ascending, or strings in the order of adding."""
+        keys = self._open().live_ids()
+        return keys if self._strings is None else self._strings.names(keys)
+
+    def __len__(self) -> int:
+        return self._open().stats()["items"]
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int = 10,
+        filter: Filter | Sequence[Filter | None] | None = None,
+        threads: int = 1,
+        *,
+        probes: int | None = None,
+        shortlist: int | None = None,
+        form: str = "auto",
+    ) -> AnnHits:
+        """Return the `k` nearest items of each query, best first.
+
+        Parameters
+        ----------
+        queries : float32 array, shape (num_queries, dim)
+            A zero query is allowed: every inner product and cosine is then 0.
+        k : int, 1 to 2**20
+            Where fewer than `k` items exist (or pass the filter), the rest is id -1, score -inf.
+        filter : Filter, or one Filter or None a query
+            Only items that pass are returned.
+        threads : int
+            0 = all cores. A single query uses one.
+        probes, shortlist : int
+            Lists to look into and candidates to score exactly, instead of what `build` chose ("ivf" only).
+        form : "auto", "single", "grouped" or "exact"
+            Whether each query scans its lists alone, or the queries of a batch that probe a list scan it together (the
+            results are the same), or all items are scored exactly, to compare with.
+
+        Returns
+        -------
+        AnnHits
+
+        Raises
+        ------
+        InvalidInputError
+            Wrong dtype or shape, NaN or infinity, `k` out of range, a filter on an unknown attribute, a closed index.
+
+        Notes
+        -----
+        Ties: lower id first. Releases the GIL. Safe beside other searches and beside writers. With a filter the plan is
+        either an exact scan of the items that pass, or a masked scan of the lists that goes on until `k` are found; the
+        cheaper one is taken, and recall is aimed at .99 whatever the recall target.
+        """
+        core = self._open()
+        if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
+            raise InvalidInputError(f"k must be an integer, got {type(k).__name__}")
+        if form not in FORMS:
+            raise InvalidInputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        for name, value in (("probes", probes), ("shortlist", shortlist)):
+            if value is not None and value < 1:
+                raise InvalidInputError(f"{name} must be 1 or more, got {value}")
+        rest = (probes or 0, shortlist or 0, threads, FORMS.index(form), "")
+        if filter is None or isinstance(filter, Filter):
+            program = None if filter is None else self._program(filter)
+            ids, scores, how = core.search(queries, int(k), program, *rest)
+        else:
+            ids, scores, how = self._search_each(core, queries, int(k), list(filter), rest)
+        return AnnHits(ids if self._strings is None else self._strings.names(ids), scores, how)
+
+    def upsert(
+        self,
+        ids: Sequence[int] | Sequence[str] | NDArray[Any],
+        vectors: NDArray[np.float32],
+        attributes: Mapping[str, Sequence[object]] | None = None,
+    ) -> int:
+        """Add items, replacing those whose id is there already; returns how many were replaced.
+
+        Parameters
+        ----------
+        ids : n distinct ids, of the kind the index has
+        vectors : float32 array, shape (n, dim)
+        attributes : {name: n entries}
+            All attributes of the index. Without, a replaced item keeps its values and a new one has none.
+
+        Notes
+        -----
+        All of the call becomes visible at once. Added items are searched exactly until `compact` packs them.
+        """
+        core = self._open()
+        columns = self._attributes.columns(attributes, len(vectors)) if attributes is not None else []
+        return core.upsert(self._keys(ids, add=True), vectors, columns)
+
+    def delete(self, ids: Sequence[int] | Sequence[str] | NDArray[Any]) -> int:
+        """Remove items; returns how many of the ids were there. Unknown ids are no error."""
+        return self._open().delete(self._keys(ids, add=False))
+
+    def compact(self, threads: int = 1) -> None:
+        """Pack added items into the lists and drop deleted ones. Searches go on beside it, writers wait.
+
+        Notes
+        -----
+        Builds the lists anew with the settings of `build`, without measuring; does nothing if nothing changed.
+        """
+        self._open().compact(threads)
+
+    def save(self, path: str | Path) -> None:
+        """Write the index into one file, replacing what was there only when the new file is complete.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; the previous file is as it was.
+
+        Notes
+        -----
+        Calls `compact` first if items were added or deleted. Format: csrc/ann/index_file.hpp, version 1.
+        """
+        core = self._open()
+        core.compact(1)
+        file.save(core, Path(path), self._strings, self._attributes, self._info)
+
+    @classmethod
+    def open(cls, path: str | Path, *, dim: int | None = None, verify: bool = True) -> AnnIndex:
+        """Open a saved index; the file is mapped into memory, not read.
+
+        Parameters
+        ----------
+        path : path of a file written by `save`
+        dim : int
+            The dimension the caller's queries have, checked against the file.
+        verify : bool
+            Check the checksum of every section, which reads the file once. Without, only its structure is checked: a
+            damaged vector then gives a wrong score, never a crash.
+
+        Raises
+        ------
+        IndexFormatError
+            Damaged, cut short, another version, another dimension.
+
+        Notes
+        -----
+        The file may be replaced by `save` while it is open, but must not be changed in place.
+        """
+        core, strings, attributes, info = file.open(Path(path), verify=verify)
+        if dim is not None and core.stats()["dim"] != dim:
+            raise IndexFormatError(f"{path} holds vectors of dimension {core.stats()['dim']}, expected {dim}")
+        return cls(core, strings, attributes, info)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the index is, what was chosen and why, and its memory in bytes."""
+        stats = self._open().stats()
+        target, filtered = self._open().plan()
+        keys = ("k", "probes", "shortlist")
+        return {
+            "kind": "ivf" if stats["lists"] else "exact",
+            "metric": METRICS[stats["metric"]],
+            "rerank": RERANKS[stats["format"]],
+            "items": stats["items"],
+            "dim": stats["dim"],
+            "lists": stats["lists"],
+            "added": stats["added_rows"],
+            "deleted": stats["deleted_rows"],
+            "memory_bytes": stats["bytes"],
+            "ids": "int64" if self._strings is None else "str",
+            "attributes": {n: len(v) for n, v in zip(self._attributes.names, self._attributes.values, strict=True)},
+            "plan": [dict(zip(keys, effort, strict=True)) for effort in target],
+            "plan_filtered": [dict(zip(keys, effort, strict=True)) for effort in filtered],
+            **self._info,
+        }
+
+    def close(self) -> None:
+        """Let go of memory and file; every later call is an error. Searches that are running finish."""
+        self._core = None
+
+    def __enter__(self) -> AnnIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> native.Index:
+        if self._core is None:
+            raise InvalidInputError("the index is closed")
+        return self._core
+
+    def _keys(self, ids: object, *, add: bool) -> NDArray[np.int64]:
+        if self._strings is not None:
+            return self._strings.keys(ids, add=add)
+        return integer_ids(ids)
+
+    def _program(self, filter: Filter) -> list[tuple[object, ...]]:
+        return filter.program(
+            self._attributes.encode, lambda ids: self._keys(list(ids), add=False), string_ids=self._strings is not None
+        )
+
+    def _search_each(
+        self,
+        core: native.Index,
+        queries: NDArray[np.float32],
+        k: int,
+        filters: list[Filter | None],
+        rest: tuple[int, int, int, int, str],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
+        """Search with one filter a query: queries with the same filter object go together."""
+        if not isinstance(queries, np.ndarray) or len(queries) != len(filters):
+            raise InvalidInputError(
+                f"one filter a query is needed, got {len(filters)} filters for {len(queries)} queries"
+            )
+        for f in filters:
+            if f is not None and not isinstance(f, Filter):
+                raise InvalidInputError(f"filter must hold Filter or None, got {type(f).__name__}")
+        groups: dict[int, list[int]] = {}
+        for row, f in enumerate(filters):
+            groups.setdefault(id(f), []).append(row)
+        ids = np.full((len(filters), max(k, 0)), -1, np.int64)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        hows = set()
+        for rows in groups.values():
+            f = filters[rows[0]]
+            found = core.search(queries[rows], k, None if f is None else self._program(f), *rest)
+            ids[rows], scores[rows] = found[0], found[1]
+            hows.add(found[2])
+        return ids, scores, hows.pop() if len(hows) == 1 else "mixed" if hows else "empty"

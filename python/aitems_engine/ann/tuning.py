@@ -1,0 +1,145 @@
+"""Chooses how an index searches by measuring recall on a sample against the exact answer.
+
+Cost is counted, not timed (rows of codes read, candidates scored exactly), so that the same vectors give the same index
+on every machine. What was measured is returned in words and numbers for `AnnIndex.describe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aitems_engine._native import ann as native
+
+EXACT_BELOW = 4096  # items; below, an exact scan costs no more than the overheads of lists
+SAMPLE_QUERIES = 400
+SAMPLE_RESULTS = 40_000  # results compared for each k: fewer queries where more is asked of each
+RESULTS = (
+    10,
+    30,
+    100,
+    300,
+    1000,
+)  # numbers of results for which the effort is measured; between them it is interpolated
+SHORTLISTS = ((1, 2), (1.2, 4), (1.6, 8), (2.4, 16), (4, 32))  # candidates scored exactly: factor of k, and more
+RERANK_COST = 8  # rows of codes that can be read while one candidate is scored exactly
+FILTERED_RECALL = 0.9925  # .99 with room for the noise of a sample
+ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the way from the target to 1
+
+EXACT_FORM = 3  # csrc/ann/search.hpp
+_Floats = NDArray[np.float32]
+_Ids = NDArray[np.int64]
+_Measure = Callable[[int, int], float]
+Effort = tuple[int, int, int]  # k, probes, shortlist
+
+
+@dataclass
+class Tuning:
+    """What was measured and chosen."""
+
+    target: list[Effort] = field(default_factory=list)
+    filtered: list[Effort] = field(default_factory=list)
+    measured: list[dict[str, float]] = field(default_factory=list)
+    note: str = ""
+
+
+def default_lists(count: int, dim: int) -> int:
+    """Return the number of lists for `count` vectors: about sqrt(count), fewer and longer ones at high dimension."""
+    lists = 1.25 * np.sqrt(count) * (64 / max(64, dim)) ** 0.5
+    return int(np.clip(2 ** np.round(np.log2(max(lists, 1))), 1, 1 << 16))
+
+
+def sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Return vectors of the index to search with: evenly drawn, without repetition."""
+    chosen = np.random.default_rng(seed).choice(len(vectors), min(SAMPLE_QUERIES, len(vectors)), replace=False)
+    return vectors[np.sort(chosen)]
+
+
+def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Return the share of the true ids that were found, over all queries (missing results, -1, do not count)."""
+    present = truth >= 0
+    hits = sum(len(np.intersect1d(f[f >= 0], t[t >= 0], assume_unique=True)) for f, t in zip(found, truth, strict=True))
+    return hits / max(1, int(present.sum()))
+
+
+def fewest_probes(enough: Callable[[int], bool], lists: int) -> int:
+    """Return the smallest number of probes that is enough, to about a sixteenth; `lists` is known to be."""
+    low, high = 0, lists
+    while high - low > max(1, high // 16):
+        middle = (low + high) // 2 if low else max(1, high // 4)
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def tune(
+    index: native.Index,
+    exact: native.Index,
+    queries: NDArray[np.float32],
+    recall_target: float,
+    *,
+    real: bool,
+    threads: int,
+) -> Tuning:
+    """Measure `index` against `exact` on `queries` and return the efforts that reach the target.
+
+    Parameters
+    ----------
+    index, exact : native indexes over the same items
+    queries : float32 (n, dim)
+    recall_target : float in (0, 1]
+    real : bool
+        Whether the queries are real ones. An item finds itself easily, so without real queries the target is moved
+        towards 1.
+    """
+    stats = index.stats()
+    lists, items = stats["lists"], stats["items"]
+    tuning = Tuning()
+    for wanted in RESULTS:
+        k = min(wanted, items)
+        if tuning.target and k <= tuning.target[-1][0]:
+            continue
+        asked = queries[: max(50, SAMPLE_RESULTS // k)]
+        truth = exact.search(asked, k, None, 0, 0, threads, EXACT_FORM, "")[0]
+
+        def measure(probes: int, shortlist: int, k: int = k, asked: _Floats = asked, truth: _Ids = truth) -> float:
+            return recall(index.search(asked, k, None, probes, shortlist, threads, 0, "")[0], truth)
+
+        def reaches(goal: float, shortlist: int, probes: int, measure: _Measure = measure) -> bool:
+            return measure(probes, shortlist) >= goal
+
+        shortlists = sorted({min(items, max(k, round(k * factor)) + extra) for factor, extra in SHORTLISTS})
+        for target, efforts in ((recall_target, tuning.target), (FILTERED_RECALL, tuning.filtered)):
+            goal = target if real else target + (1 - target) * ITEM_QUERY_MARGIN
+            choices: list[tuple[float, int, int]] = []  # cost, probes, shortlist
+            for shortlist in shortlists:
+                if measure(lists, shortlist) >= goal:
+                    probes = fewest_probes(partial(reaches, goal, shortlist), lists)
+                    choices.append((probes * (items / lists) + RERANK_COST * shortlist, probes, shortlist))
+                if len(choices) == 2:  # longer lists of candidates would save no more probes
+                    break
+            _, probes, shortlist = min(choices) if choices else (0.0, lists, min(items, 8 * k))
+            efforts.append((k, probes, shortlist))
+            reached = round(measure(probes, shortlist), 4)
+            tuning.measured.append(
+                {
+                    "k": k,
+                    "target": target,
+                    "goal": round(goal, 4),
+                    "probes": probes,
+                    "shortlist": shortlist,
+                    "recall": reached,
+                }
+            )
+    tuning.note = (
+        "measured with real queries"
+        if real
+        else "measured with items as queries, towards a higher goal; pass queries= for a closer fit"
+    )
+    return tuning

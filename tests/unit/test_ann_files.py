@@ -1,0 +1,203 @@
+"""Index files: what is saved comes back, damage is a clear error, a crash never harms the previous file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aitems_engine.ann import AnnIndex, Filter
+from aitems_engine.errors import AitemsError, IndexFormatError
+
+pytestmark = pytest.mark.native
+GOLDEN = Path(__file__).resolve().parent.parent / "data" / "ann"
+
+
+def make(kind="ivf", metric="ip", rerank="float", strings=False, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(120, 7)).astype(np.float32)
+    ids = [f"상품-{i}" for i in range(120)] if strings else rng.permutation(500)[:120]
+    attributes = {
+        "mall": [["a", "b", 3, True, None][i % 5] for i in range(120)],
+        "tags": [[i % 3, "x"] for i in range(120)],
+    }
+    lists = 6 if kind == "ivf" else None
+    return AnnIndex.build(vectors, ids=ids, metric=metric, kind=kind, lists=lists, rerank=rerank, attributes=attributes)
+
+
+QUERIES = np.random.default_rng(1).normal(size=(9, 7)).astype(np.float32)
+
+
+def assert_same(one, two):
+    for filter in (None, Filter.eq("mall", "a"), Filter.eq("mall", True) | Filter.eq("tags", 2)):
+        first, second = one.search(QUERIES, 15, filter=filter), two.search(QUERIES, 15, filter=filter)
+        np.testing.assert_array_equal(first.ids, second.ids)
+        np.testing.assert_array_equal(first.scores, second.scores)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("rerank", ["float", "half"])
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+@pytest.mark.parametrize("strings", [False, True])
+def test_round_trip(tmp_path, kind, metric, rerank, strings):
+    index = make(kind, metric, rerank, strings)
+    index.save(tmp_path / "items.index")
+    for verify in (True, False):
+        opened = AnnIndex.open(tmp_path / "items.index", dim=7, verify=verify)
+        assert opened.describe() == index.describe()
+        assert_same(opened, index)
+    # an opened index takes writes, is saved over its own file, and the first handle goes on with the old one
+    new = "neu" if strings else 7000
+    opened.upsert([new], QUERIES[:1] * 9, {"mall": ["new"], "tags": [[]]})
+    opened.delete(index.ids[:2])
+    opened.save(tmp_path / "items.index")
+    again = AnnIndex.open(tmp_path / "items.index")
+    assert len(again) == 119
+    assert again.search(QUERIES[:1], 1, filter=Filter.eq("mall", "new")).ids.tolist() == [[new]]
+    assert_same(again, opened)
+    assert [p.name for p in tmp_path.iterdir()] == ["items.index"]
+
+
+def test_empty_index(tmp_path):
+    AnnIndex.build(np.empty((0, 3), np.float32)).save(tmp_path / "empty.index")
+    index = AnnIndex.open(tmp_path / "empty.index")
+    assert len(index) == 0
+    assert index.search(np.ones((1, 3), np.float32), 2).ids.tolist() == [[-1, -1]]
+
+
+def test_wrong_dimension(tmp_path):
+    make().save(tmp_path / "items.index")
+    with pytest.raises(IndexFormatError, match="dimension 7, expected 64"):
+        AnnIndex.open(tmp_path / "items.index", dim=64)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        AnnIndex.open(tmp_path / "none.index")
+    with pytest.raises(FileNotFoundError):
+        make().save(tmp_path / "none" / "items.index")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ann") / "items.index"
+    make().save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b"", "0 bytes, less than a header"),
+        (lambda b: b[:40], "40 bytes, less than a header"),
+        (lambda b: b[:-64], "cut short"),
+        (lambda b: b + b"\0" * 64, "appended"),
+        (lambda b: b"PK" + b[2:], "does not begin as one"),
+        (lambda b: b[:8] + b"\2" + b[9:], "version 2, this engine reads version 1"),
+        (lambda b: b[:20] + bytes([b[20] ^ 1]) + b[21:], "header does not match its checksum"),
+        (lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "table does not match its checksum"),
+    ],
+)
+def test_damage_is_named(tmp_path, saved, change, message):
+    path = tmp_path / "items.index"
+    path.write_bytes(change(saved))
+    for verify in (True, False):
+        with pytest.raises(IndexFormatError, match=message) as caught:
+            AnnIndex.open(path, verify=verify)
+        assert str(path) in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_is_found(tmp_path_factory, saved, data):
+    at = data.draw(st.integers(0, len(saved) * 8 - 1))
+    changed = bytearray(saved)
+    changed[at // 8] ^= 1 << at % 8
+    path = tmp_path_factory.getbasetemp() / "flipped.index"
+    path.write_bytes(changed)
+    try:
+        opened = AnnIndex.open(path)
+    except IndexFormatError:
+        return
+    assert_same(opened, make())  # a bit between two sections means nothing
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_without_checksums_damage_never_crashes(tmp_path_factory, saved, data):
+    """verify=False: structure is checked, so a search of whatever opens stays inside the file."""
+    changed = bytearray(saved)
+    for at in data.draw(st.lists(st.integers(1000, len(saved) - 1), min_size=1, max_size=30)):
+        changed[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
+    path = tmp_path_factory.getbasetemp() / "damaged.index"
+    path.write_bytes(changed)
+    try:
+        opened = AnnIndex.open(path, verify=False)
+        hits = opened.search(QUERIES, 20)
+        assert hits.ids.shape == (9, 20)
+        opened.search(QUERIES, 20, filter=Filter.eq("mall", "a") | Filter.ids([3, 4]))
+        opened.delete([3])
+        opened.compact()
+        opened.search(QUERIES, 20)
+    except AitemsError:
+        pass
+
+
+SAVER = """
+import sys
+import numpy as np
+from aitems_engine.ann import AnnIndex
+vectors = np.ones((60000, 16), np.float32)
+print("ready", flush=True)
+generation = 1
+while True:
+    generation += 1
+    AnnIndex.build(vectors * generation, kind="exact").save(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_saving(tmp_path):
+    path = tmp_path / "items.index"
+    AnnIndex.build(np.ones((60000, 16), np.float32), kind="exact").save(path)
+    for attempt in range(6):
+        child = subprocess.Popen([sys.executable, "-c", SAVER, str(path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(0.05 + 0.037 * attempt)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        index = AnnIndex.open(path)
+        assert len(index) == 60000
+        scores = index.search(np.ones((1, 16), np.float32), 100).scores
+        assert np.unique(scores).size == 1
+        assert scores[0, 0] % 16 == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_an_os_error():
+    from aitems_engine._native import ann as native
+
+    core = native.Index.build(np.ones((4, 4), np.float32), np.arange(4), [], 0, 0, 0, 1, 0, 1)
+    with pytest.raises(OSError, match="/dev/full"):
+        core.save("/dev/full", b"{}")
+
+
+@pytest.mark.parametrize("name", ["v1_ivf_ip.index", "v1_exact_l2_half_strings.index"])
+def test_golden_files_of_version_1_stay_readable(name):
+    """Written by the first release of the format and never again; the expected answers lie beside them."""
+    index = AnnIndex.open(GOLDEN / name)
+    expected = np.load(GOLDEN / name.replace(".index", ".npz"))
+    hits = index.search(QUERIES, 15)
+    assert hits.ids.astype(str).tolist() == expected["ids"].tolist()
+    np.testing.assert_array_equal(hits.scores, expected["scores"])
+    filtered = index.search(QUERIES, 15, filter=Filter.eq("mall", "a"))
+    assert filtered.ids.astype(str).tolist() == expected["filtered_ids"].tolist()
