@@ -18,7 +18,7 @@ from aitems_engine.ann import AnnIndex, Filter
 from aitems_engine.errors import AitemsError, IndexFormatError
 
 pytestmark = pytest.mark.native
-GOLDEN = Path(__file__).resolve().parent.parent / "data" / "ann"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "ann"
 
 
 def make(kind="ivf", metric="ip", rerank="float", strings=False, seed=0):
