@@ -60,7 +60,7 @@ def test_worker_killed_at_random_moments(
 
     output = TopicWatch(kafka.bootstrap, names[1], PARTITIONS)
     source = TopicWatch(kafka.bootstrap, names[0], PARTITIONS, group)
-    writer = SteadyWriter(kafka.bootstrap, names[0], message, 3000)
+    writer = SteadyWriter(kafka.bootstrap, names[0], message, 1000 if guarantee == EXACTLY_ONCE else 3000)
     at_work = unfinished = 0
     began = time.monotonic()
     for number in range(KILLS):
@@ -79,7 +79,7 @@ def test_worker_killed_at_random_moments(
         worker.kill()
         unfinished += source.committed() < source.end()
     total = writer.stop()
-    last = start(KILLS, "--exit-when-idle-s", "2").wait()
+    last = start(KILLS, "--exit-when-idle-s", "2", "--max-in-flight", "8192", "--batch-size", "512").wait()
     assert source.committed() == source.end() == total
     repeated = check(kafka.bootstrap, names, total)
     print(
