@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
 
 from aitems_engine.errors import ConfigError
@@ -74,7 +76,7 @@ def kafka_settings(pairs: list[str], path: Path | None) -> dict[str, str]:
 def run(args: argparse.Namespace) -> int:
     from aitems_engine import Engine
     from aitems_engine.streaming.config import StreamConfig
-    from aitems_engine.streaming.worker import ClassifyWorker
+    from aitems_engine.streaming.worker import ClassifyWorker, TransactionHangError
 
     logging.basicConfig(
         level=logging.WARNING if args.quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -103,7 +105,13 @@ def run(args: argparse.Namespace) -> int:
     worker = ClassifyWorker(Engine.open(args.bundle, execution=args.execution, mode=args.mode), config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
-    summary = worker.run()
+    try:
+        summary = worker.run()
+    except TransactionHangError as error:
+        logging.warning("%s", error)
+        logging.warning("beginning again in a fresh process")
+        again = [sys.executable, "-m", "aitems_engine.cli", *sys.argv[1:], "--startup-timeout-s", str(86_400)]
+        os.execv(sys.executable, again)
     print(
         f"{summary.read} messages read, {summary.finished} finished ({summary.dead_letters} dead letters) "
         f"in {summary.seconds:.1f} s"

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
-# A transactional id that is fenced again and again has two owners.
-FENCINGS_MAX = 3
+# A transactional id that is fenced again and again has two owners; a crash of the broker fences once or twice.
+FENCINGS_MAX = 8
 FENCINGS_WINDOW_S = 60.0
 
 Headers = list[tuple[str, "str | bytes | None"]]
@@ -59,6 +59,7 @@ class Delivery(ABC):
         self.finished = 0  # messages delivered, put aside or dropped; written by the delivery thread only
         self.outstanding = 0  # of these, sent and not answered; likewise
         self.failure: Exception | None = None
+        self.call_began_s: float | None = None  # of a transaction call that is running now
         self.rewind_wanted = threading.Event()
         self.giving_up = threading.Event()
         self.lock = threading.Lock()
@@ -422,6 +423,7 @@ class ExactlyOnceDelivery(Delivery):
             return
         offsets = [TopicPartition(p.topic, p.number, offset) for p, offset in self._offsets.items()]
         try:
+            # librdkafka ignores this timeout (its issue 5456); the poller watches `call_began_s`.
             self._insist(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, 5.0))
             self._insist(lambda: self._producer.commit_transaction(1.0))
         except KafkaException as exception:
@@ -444,6 +446,7 @@ class ExactlyOnceDelivery(Delivery):
     def _insist(self, call: Callable[[], None]) -> None:
         """Repeat a transaction call while its error says that this may help."""
         while True:
+            self.call_began_s = time.monotonic()
             try:
                 call()
                 return
@@ -452,6 +455,8 @@ class ExactlyOnceDelivery(Delivery):
                 if not error.retriable() or error.txn_requires_abort() or error.fatal() or self.giving_up.is_set():
                     raise
                 time.sleep(0.02)
+            finally:
+                self.call_began_s = None
 
     def _close_transaction(self) -> None:
         for partition in self._touched:

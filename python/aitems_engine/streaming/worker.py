@@ -56,6 +56,10 @@ class StreamSummary:
     drained: bool
 
 
+class TransactionHangError(StreamError):
+    """The client's thread is stuck for longer than the broker keeps a transaction; only a new process is free of it."""
+
+
 class ClassifyWorker:
     """Classify the products of a topic until stopped.
 
@@ -204,6 +208,8 @@ class ClassifyWorker:
         self._report_if_due(now)
         self._refresh_group_metadata(now)
         gate = self._gate.decide(self.in_flight, now)
+        if gate is not Gate.READ:
+            self._active_s = now
         if gate is Gate.WAIT:
             time.sleep(FULL_WAIT_S)
             return
@@ -284,6 +290,7 @@ class ClassifyWorker:
             owned = [tp for tp in self._paused if tp.partition in self._partitions]
             self._paused = []
             self._consumer.resume(owned)
+            self._active_s = time.monotonic()
             self.metrics.paused.set(0)
 
     def _rewind(self) -> None:
@@ -466,6 +473,12 @@ class ClassifyWorker:
     # --- errors -----------------------------------------------------------------------------------------------------
 
     def _raise_failures(self) -> None:
+        began = self._delivery.call_began_s
+        if began is not None and time.monotonic() - began > self.config.transaction_timeout_ms / 1e3:
+            raise TransactionHangError(
+                "a transaction call of the Kafka client does not return (librdkafka issue 5456, seen when the broker "
+                "crashes); start the worker again: nothing is lost or doubled, since the transaction is not committed"
+            )
         failure = self._failure or self._delivery.failure
         if failure is not None:
             raise failure
