@@ -284,7 +284,7 @@ def test_throughput(
     publish(
         "stream",
         f"{COUNT:,} messages of about 544 bytes, Apache Kafka 4.1 on the same two cores as all others, {PARTITIONS} "
-        f'partitions, {LEAVES:,} leaves; the best of {ROUNDS} interleaved runs. "Kind": does not wait for any commit, so '
+        f'partitions, {LEAVES:,} leaves; best of {ROUNDS} interleaved runs. "Kind": does not wait for any commit, so '
         "it may lose and repeat messages.\n\n" + "\n".join(lines),
     )
 
