@@ -49,6 +49,7 @@ def test_the_tree_names_every_room() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_code_blocks_run(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran = 0
