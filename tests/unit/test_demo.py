@@ -13,7 +13,8 @@ for module in ("torch", "pyarrow", "confluent_kafka", "tqdm", "matplotlib"):
 
 
 @pytest.mark.slow
-def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AITEMS_DATA", raising=False)
     out = tmp_path / "out"
     options = "--train 1500 --leaves 20 --stream 2000 --epochs 2 --threads 1 --out"
     assert demo.main([*options.split(), str(out)]) == 0
