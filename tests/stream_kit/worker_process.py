@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,10 @@ class WorkerProcess:
     @property
     def running(self) -> bool:
         return self.process.poll() is None
+
+    def has_partitions(self) -> bool:
+        """Whether its log says that the group gave it some."""
+        return re.search(r"assigned: \[\d", self.tail()) is not None
 
     def kill(self) -> None:
         """SIGKILL: nothing of the worker's own code runs any more."""
