@@ -1,4 +1,4 @@
-"""The core starts quickly (the promise: within 150 ms on a quiet machine) and brings no optional package with it."""
+"""The core adds little to the import of NumPy and brings no optional package with it."""
 
 from __future__ import annotations
 
