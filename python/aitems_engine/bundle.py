@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
@@ -70,9 +70,10 @@ class Bundle:
     created_at: str
     config_digest: str
     parts: Mapping[str, Part]
+    _directory: Path = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+    def open(cls, path: str | Path, *, verify: bool = True, directory: Path | None = None) -> Bundle:
         """Check a bundle and return it.
 
         Parameters
@@ -82,6 +83,8 @@ class Bundle:
         verify : bool
             False skips the SHA-256 of the parts (sizes and names are still checked), for a bundle just verified
             elsewhere.
+        directory : path, optional
+            Where the parts are read, if not at `path`: the same directory by a name that a swap does not change.
 
         Raises
         ------
@@ -90,12 +93,13 @@ class Bundle:
             part.
         """
         path = Path(path)
-        manifest = _read_manifest(path)
+        directory = directory or path
+        manifest = _read_manifest(path, directory)
         try:
-            bundle = cls(path=path, **_checked_manifest(manifest))
+            bundle = cls(path=path, **_checked_manifest(manifest), _directory=directory)
         except BundleError as error:
             raise BundleError(f"bundle '{path}': {error}") from None
-        present = {entry.name for entry in os.scandir(path)} - {MANIFEST}
+        present = {entry.name for entry in os.scandir(directory)} - {MANIFEST}
         for name in bundle.parts:
             if name not in present:
                 raise BundleError(f"bundle '{path}': part '{name}' is missing")
@@ -116,7 +120,7 @@ class Bundle:
         """
         if name not in self.parts:
             raise BundleError(f"bundle '{self.path}': no part '{name}'; it has {', '.join(sorted(self.parts))}")
-        return self.path / name
+        return self._directory / name
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a small part, checked against the manifest while they are read."""
@@ -155,7 +159,7 @@ class Bundle:
     def _opened(self, part: Part) -> Iterator[int]:
         try:
             # a pipe would block here for ever without O_NONBLOCK
-            descriptor = os.open(self.path / part.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(self._directory / part.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise BundleError(f"bundle '{self.path}': part '{part.name}' cannot be read: {error.strerror}") from None
         try:
@@ -190,9 +194,9 @@ def _json_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path, directory: Path) -> dict[str, Any]:
     try:
-        with (path / MANIFEST).open("rb") as file:
+        with (directory / MANIFEST).open("rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         if not path.exists():

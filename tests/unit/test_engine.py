@@ -337,12 +337,13 @@ def test_parts_of_two_bundles_are_refused(tmp_path: Path, tiny_bundle: Path) -> 
         Engine.open(tmp_path / "mixed")
 
 
-def test_a_bundle_is_replaced_under_an_open_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("execution", ["native", "onnx"])
+def test_a_bundle_is_replaced_under_an_open_engine(tmp_path: Path, execution: str) -> None:
     write_tiny_bundle(tmp_path / "b", seed=3)
-    old = Engine.open(tmp_path / "b", mode="exact")
+    old = Engine.open(tmp_path / "b", execution=execution, mode="exact")
     expected = old.classify(TITLES).probabilities
     digest = write_tiny_bundle(tmp_path / "b", seed=4)
-    np.testing.assert_array_equal(old.classify(TITLES).probabilities, expected)
+    np.testing.assert_allclose(old.classify(TITLES, threads=2).probabilities, expected, rtol=0, atol=1e-6)
     new = Engine.open(tmp_path / "b", mode="exact")
     assert new.bundle_digest == digest != old.bundle_digest
     assert (new.classify(TITLES).probabilities != expected).any()
@@ -371,7 +372,7 @@ def test_opening_while_bundles_are_swapped(tmp_path: Path) -> None:
             try:
                 engine = Engine.open(tmp_path / "b", mode="exact")
             except BundleError as error:
-                assert "keeps changing" in str(error) or "cannot be read" in str(error) or "missing" in str(error)  # noqa: PT017
+                assert "keeps changing" in str(error)  # noqa: PT017
                 continue
             opened += 1
             np.testing.assert_array_equal(engine.classify(TITLES).probabilities, answers[engine.bundle_digest])

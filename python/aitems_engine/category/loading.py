@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,33 +27,44 @@ def load_classifier(path: Path, *, execution: str, mode: str, verify: bool) -> t
 
     Notes
     -----
-    A bundle may be swapped while it is read. The directory's identity is compared afterwards, and reading starts again.
+    A bundle may be swapped while it is read. All parts come from the directory that was there at the start; when it is
+    removed before they are read, reading starts again with the new one.
     """
     if execution not in EXECUTIONS or mode not in MODES:
         raise InvalidInputError(
             f"execution must be one of {', '.join(EXECUTIONS)} and mode one of {', '.join(MODES)}, "
             f"got '{execution}' and '{mode}'"
         )
-    for attempt in range(3):
-        identity = _identity(path)
-        try:
-            bundle = Bundle.open(path, verify=verify)
-            classifier = _build(bundle, execution, mode)
-        except BundleError:
-            if attempt < 2 and _identity(path) != identity:
-                continue
-            raise
-        if _identity(path) == identity:
-            return bundle, classifier
+    for _ in range(5):
+        with _pinned(path) as directory:
+            try:
+                bundle = Bundle.open(path, verify=verify, directory=directory)
+                return bundle, _build(bundle, execution, mode)
+            except BundleError:
+                if not _replaced(path, directory):
+                    raise
     raise BundleError(f"bundle '{path}' keeps changing while it is opened")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+@contextlib.contextmanager
+def _pinned(path: Path) -> Iterator[Path]:
+    """Hold the directory that is at `path` now, so that its parts are read from no other one."""
     try:
-        status = os.stat(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        yield path  # `Bundle.open` says what is wrong
+        return
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _replaced(path: Path, directory: Path) -> bool:
+    try:
+        return not os.path.samefile(path, directory)
+    except OSError:
+        return True
 
 
 def _build(bundle: Bundle, execution: str, mode: str) -> CategoryClassifier:
@@ -83,5 +96,7 @@ def _scorer(bundle: Bundle, execution: str, mode: str) -> TextScorer:
         if execution == "onnx":
             return OnnxScorer(bundle.file(part))
         return NativeScorer(read_safetensors(bundle.file(part)), mode=mode)
-    except (DataError, InvalidInputError, OSError) as error:
+    except OSError as error:
+        raise BundleError(f"bundle '{bundle.path}': part '{part}' cannot be read: {error.strerror}") from error
+    except (DataError, InvalidInputError) as error:
         raise BundleError(f"bundle '{bundle.path}': part '{part}': {error}") from error

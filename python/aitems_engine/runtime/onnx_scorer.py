@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
+import weakref
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,17 @@ class OnnxScorer:
 
     Notes
     -----
-    One session a thread count, made at first use: ONNX Runtime fixes the count when a session is made.
+    One session a thread count, made at first use: ONNX Runtime fixes the count when a session is made. The file stays
+    open, so that a later session reads the same one even when another has taken its place.
     """
 
     def __init__(self, model: str | os.PathLike[str] | bytes) -> None:
-        self._model = model if isinstance(model, bytes) else str(Path(model))
+        if isinstance(model, bytes):
+            self._model: bytes | str = model
+        else:
+            descriptor = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, descriptor)
+            self._model = f"/proc/self/fd/{descriptor}"
         self._sessions: dict[int, Any] = {}
         self._lock = threading.Lock()
         session = self._session(1)
