@@ -1,6 +1,6 @@
 // Text classifier kernels for AMX INT8 tiles: only the int8 products differ from textcnn_v4.cpp, on the same packed weights. Tiles
-// pay from 16 rows; below, the VNNI product runs. This file has been compiled, and its tile logic run through a scalar emulation
-// (tests/cpp/test_textcnn_amx.cpp); it has not run on AMX hardware.
+// pay from 16 rows; below, the VNNI product runs. Where there is no AMX, tests/cpp/test_textcnn_amx.cpp runs the tile logic through a
+// scalar emulation.
 #include "simd/textcnn_avx512.inc"
 
 #include "simd/kernels.hpp"
