@@ -113,6 +113,92 @@ def test_exact_mode_equals_the_definition(name, level):
             assert ((indices == order) | close).all()
 
 
+def screened_tensors(rng, classes=300, hidden=40):
+    """A head of low rank and noise, and the screen of its low-rank part."""
+    tensors = make_tensors(rng, bag=(64, 40), mall=((2, 30),), classes=classes)
+    features = tensors["head.weight"].shape[1]
+    identity = {"head.weight": np.eye(features, dtype=np.float32), "head.bias": np.zeros(features, np.float32)}
+    h = NativeScorer({**tensors, **identity}, mode="exact").logits(make_inputs(rng, tensors, 2000)).astype(np.float64)
+    down = np.linalg.qr(rng.normal(size=(features, hidden)))[0].T
+    spread = np.linalg.cholesky(np.linalg.inv(np.cov((h @ down.T).T)))  # outputs of unit variance
+    down = spread.T @ down
+    up = rng.normal(size=(classes, hidden))
+    noise = rng.normal(size=(classes, features)) / np.sqrt(features) / 4
+    tensors |= {
+        "head.weight": up @ down + noise,
+        "screen.down.weight": down,
+        "screen.down.bias": -down @ h.mean(0),
+        "screen.up.weight": up,
+        "screen.up.bias": (up @ down) @ h.mean(0) + tensors["head.bias"],
+    }
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("classes", [5, 16, 17, 300, 1111])
+@pytest.mark.parametrize("level", isa.runnable())
+def test_screened_head_equals_its_definition(level, classes):
+    rng = np.random.default_rng(classes)
+    tensors = screened_tensors(rng, classes)
+    scorer = NativeScorer(tensors, mode="int8", isa=level)
+    assert scorer.describe()["screen"] == 40
+    for count in (1, 40, 401):
+        inputs = make_inputs(rng, tensors, count)
+        logits = scorer.logits(inputs).astype(np.float64)
+        guess = reference.screen_logits(tensors, inputs, 127 if level == "v3" else 255)
+        for k in {1, min(5, classes), min(8, classes)}:
+            indices, values = scorer.score(inputs, k, threads=2)
+            expected, best = reference.screened_top(logits, guess, k)
+            # a feature on the edge of two codes may move a candidate in or out at the end of the list
+            assert (indices == expected).mean() > 0.99
+            same = (indices == expected).all(1)
+            np.testing.assert_allclose(values[same], best[same], rtol=0.05, atol=1e-3)
+        if classes > 8:  # more results than the candidates are enough for: the whole head
+            _, values = scorer.score(inputs, 9)
+            _, best = reference.top(reference.softmax(logits), 9)
+            np.testing.assert_allclose(values, best, rtol=1e-4, atol=1e-6)
+
+
+def test_a_screen_that_is_far_off_still_gives_probabilities():
+    rng = np.random.default_rng(3)
+    tensors = screened_tensors(rng)
+    for bias in (-1e4, 1e4):
+        wrong = tensors | {"screen.up.bias": np.full_like(tensors["screen.up.bias"], bias)}
+        _, values = NativeScorer(wrong, mode="int8").score(make_inputs(rng, tensors, 50), 5)
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+        assert (values.sum(1) <= 1.001).all()
+
+
+def test_exact_mode_does_not_screen():
+    rng = np.random.default_rng(4)
+    tensors = screened_tensors(rng)
+    inputs = make_inputs(rng, tensors, 60)
+    plain = {name: value for name, value in tensors.items() if not name.startswith("screen.")}
+    for a, b in zip(
+        NativeScorer(tensors, mode="exact").score(inputs, 5),
+        NativeScorer(plain, mode="exact").score(inputs, 5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"screen.up.weight": np.zeros((7, 40), np.float32), "screen.up.bias": np.zeros(7, np.float32)},
+            "as many outputs",
+        ),
+        ({"screen.down.weight": np.zeros((40, 3), np.float32)}, "shape"),
+        ({"screen.up.bias": np.full(300, np.nan, np.float32)}, "finite"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["exact", "int8"])
+def test_damaged_screens_are_refused(change, message, mode):
+    with pytest.raises(InvalidInputError, match=message):
+        NativeScorer(screened_tensors(np.random.default_rng(5)) | change, mode=mode)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("level", isa.runnable())
 def test_int8_mode_equals_its_definition(name, level):
