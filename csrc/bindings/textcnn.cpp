@@ -101,7 +101,6 @@ py::dict describe(const Scorer& scorer) {
   out["has_bag"] = model.bag.present();
   out["has_mall"] = model.mall.present();
   out["gram_buckets"] = model.bag.buckets;
-  out["screen"] = model.screen.down.columns;
   out["table_bytes"] = model.table_bytes();
   out["weight_bytes"] = model.weight_bytes();
   return out;

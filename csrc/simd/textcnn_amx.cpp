@@ -113,11 +113,8 @@ void bag_i8(const TextCnnBag& b, const int32_t* ids, int64_t n, float* out) { kT
 float quantize(const float* features, int depth, uint8_t* codes) { return kTextCnn_v4.quantize(features, depth, codes); }
 void product_f32(const TextCnnProduct& p, float* out, std::size_t stride) { kTextCnn_v4.product_f32(p, out, stride); }
 void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { kTextCnn_v4.top_f32(p, tops); }
-void dots_i8(const uint8_t* row, const int8_t* weights, int depth, const int32_t* columns, int count, int32_t* sums) {
-  kTextCnn_v4.dots_i8(row, weights, depth, columns, count, sums);
-}
 
 }  // namespace
 
-const TextCnnKernels kTextCnn_amx = {conv_f32, conv_i8, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8, dots_i8, 255};
+const TextCnnKernels kTextCnn_amx = {conv_f32, conv_i8, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

@@ -170,16 +170,8 @@ void product_i8(const TextCnnProduct& p, float* out, std::size_t stride) { run_i
 void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { run_f32(p, ToTop{tops}); }
 void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops}); }
 
-void dots_i8(const uint8_t* row, const int8_t* weights, int depth, const int32_t* columns, int count, int32_t* sums) {
-  for (int i = 0; i < count; ++i) {
-    const int8_t* w = weights + static_cast<std::size_t>(columns[i]) * static_cast<std::size_t>(depth);
-    sums[i] = 0;
-    for (int k = 0; k < depth; ++k) sums[i] += row[k] * w[k];
-  }
-}
-
 }  // namespace
 
 const TextCnnKernels kTextCnn_baseline = {conv_rows<float, float>, conv_rows<int8_t, int16_t>, bag_rows<float, float>, bag_rows<int8_t, int32_t>,
-                                          quantize, product_f32, product_i8, top_f32, top_i8, dots_i8, 255};
+                                          quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

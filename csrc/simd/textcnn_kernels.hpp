@@ -70,9 +70,6 @@ struct TextCnnKernels {
   // running best k and normaliser
   void (*top_f32)(const TextCnnProduct& product, TextCnnTop* tops);
   void (*top_i8)(const TextCnnProduct& product, TextCnnTop* tops);
-  // sums[i] = <row, weights[columns[i]]> over `depth` (a multiple of 64); weights are plain rows of `depth` codes.
-  void (*dots_i8)(const uint8_t* row, const int8_t* weights, int depth, const int32_t* columns, int count, int32_t* sums);
-  int32_t code_max;  // largest code of a feature that the int8 products take
 };
 
 }  // namespace aitems

@@ -298,20 +298,7 @@ void product_i8(const TextCnnProduct& p, float* out, std::size_t stride) { run_i
 void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { run_f32(p, ToTop{tops}); }
 void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops}); }
 
-void dots_i8(const uint8_t* row, const int8_t* weights, int depth, const int32_t* columns, int count, int32_t* sums) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int i = 0; i < count; ++i) {
-    const int8_t* w = weights + static_cast<std::size_t>(columns[i]) * static_cast<std::size_t>(depth);
-    __m256i sum = _mm256_setzero_si256();
-    for (int k = 0; k < depth; k += 32)
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + k)), load32(w + k)), ones));
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    sums[i] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-  }
-}
-
 }  // namespace
 
-const TextCnnKernels kTextCnn_v3 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8, dots_i8, 127};
+const TextCnnKernels kTextCnn_v3 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

@@ -278,19 +278,7 @@ void product_i8(const TextCnnProduct& p, float* out, std::size_t stride) { run_i
 void top_f32(const TextCnnProduct& p, TextCnnTop* tops) { run_f32(p, ToTop{tops}); }
 void top_i8(const TextCnnProduct& p, TextCnnTop* tops) { run_i8(p, ToTop{tops}); }
 
-void dots_i8(const uint8_t* row, const int8_t* weights, int depth, const int32_t* columns, int count, int32_t* sums) {
-  const auto at = [&](int i) { return weights + static_cast<std::size_t>(columns[i]) * static_cast<std::size_t>(depth); };
-  for (int i = 0; i < count; ++i) {
-    if (i + 1 < count)
-      for (int k = 0; k < depth; k += 64) _mm_prefetch(at(i + 1) + k, _MM_HINT_T0);
-    const int8_t* w = at(i);
-    __m512i sum = _mm512_setzero_si512();
-    for (int k = 0; k < depth; k += 64) sum = multiply_add(sum, _mm512_loadu_si512(row + k), _mm512_loadu_si512(w + k));
-    sums[i] = _mm512_reduce_add_epi32(sum);
-  }
-}
-
 }  // namespace
 
-const TextCnnKernels kTextCnn_v4 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8, dots_i8, 255};
+const TextCnnKernels kTextCnn_v4 = {conv_rows<F32>, conv_rows<I8>, bag_f32, bag_i8, quantize, product_f32, product_i8, top_f32, top_i8};
 }  // namespace aitems

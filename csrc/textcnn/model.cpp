@@ -233,11 +233,6 @@ void read_bag(Reader& reader, Bag& bag, std::vector<int>& place, int& depth) {
   depth += bag.columns;
 }
 
-// Where the int8 weight of a column and an input lies in panels of `depth`.
-std::size_t packed_at(std::size_t column, std::size_t k, std::size_t depth) {
-  return column / kPanel * kPanel * depth + k / 64 * 2048 + column % kPanel / 16 * 1024 + k % 64 / 4 * 64 + column % 16 * 4 + k % 4;
-}
-
 // Packs weights (columns, inputs) into panels; `place[k]` is the row of input k in the padded depth.
 void read_dense(Reader& reader, const std::string& name, Mode mode, const std::vector<int>& place, int depth, float padding_bias, Dense& dense) {
   const std::size_t inputs = place.size();
@@ -268,40 +263,10 @@ void read_dense(Reader& reader, const std::string& name, Mode mode, const std::v
     dense.scale[c] = scale_for(largest, 127.f);
     for (std::size_t i = 0; i < inputs; ++i) {
       const auto k = static_cast<std::size_t>(place[i]);
-      dense.weights_i8[packed_at(c, k, rows)] = static_cast<int8_t>(std::nearbyint(from[i] / dense.scale[c]));
+      dense.weights_i8[c / kPanel * kPanel * rows + k / 64 * 2048 + c % kPanel / 16 * 1024 + k % 64 / 4 * 64 + c % 16 * 4 + k % 4] =
+          static_cast<int8_t>(std::nearbyint(from[i] / dense.scale[c]));
     }
   }
-}
-
-// Codes of the hidden features: +-kScreenRange standard deviations, what is farther out is cut.
-constexpr float kScreenRange = 4;
-
-void read_screen(Reader& reader, const std::vector<int>& place, int depth, Mode mode, const Dense& head, int32_t code_max, Screen& screen) {
-  read_dense(reader, "screen.down", Mode::kInt8, place, depth, 0.f, screen.down);
-  std::vector<int> hidden;
-  place_group(hidden, 0, screen.down.columns);
-  const int hidden_depth = round_up(screen.down.columns, kDepthStep);
-  read_dense(reader, "screen.up", Mode::kInt8, hidden, hidden_depth, -FLT_MAX, screen.up);
-  if (screen.up.columns != head.columns)
-    invalid("'screen.up' must have as many outputs as 'head' (" + std::to_string(head.columns) + "), got " + std::to_string(screen.up.columns));
-  if (mode == Mode::kExact) {  // checked, not used
-    screen = {};
-    return;
-  }
-  screen.middle = (code_max + 1) / 2;
-  screen.step = kScreenRange / static_cast<float>(screen.middle - 1);
-
-  // Codes are features plus `middle`: what that adds to every sum is taken off the bias.
-  const auto up_depth = static_cast<std::size_t>(hidden_depth), inputs = place.size(), rows = static_cast<std::size_t>(depth);
-  for (std::size_t c = 0; c < static_cast<std::size_t>(head.columns); ++c) {
-    int32_t sum = 0;
-    for (std::size_t k = 0; k < up_depth; ++k) sum += screen.up.weights_i8[packed_at(c, k, up_depth)];
-    screen.up.bias[c] -= static_cast<float>(screen.middle * sum) * screen.step * screen.up.scale[c];
-  }
-  screen.head_rows = AlignedBuffer<int8_t>(static_cast<std::size_t>(head.columns) * rows);
-  for (std::size_t c = 0; c < static_cast<std::size_t>(head.columns); ++c)
-    for (std::size_t i = 0; i < inputs; ++i)
-      screen.head_rows[c * rows + static_cast<std::size_t>(place[i])] = head.weights_i8[packed_at(c, static_cast<std::size_t>(place[i]), rows)];
 }
 
 }  // namespace
@@ -332,7 +297,6 @@ Model::Model(const Tensors& tensors, Mode mode_, Isa isa_, int threads) : mode(m
     read_dense(reader, "head", mode, hidden, round_up(fc.columns, kDepthStep), -FLT_MAX, head);
   } else {
     read_dense(reader, "head", mode, place, depth, -FLT_MAX, head);
-    if (reader.has("screen.up.weight")) read_screen(reader, place, depth, mode, head, kernels(isa).textcnn->code_max, screen);
   }
   reader.refuse_unknown();
 }
@@ -340,8 +304,7 @@ Model::Model(const Tensors& tensors, Mode mode_, Isa isa_, int threads) : mode(m
 std::size_t Model::table_bytes() const { return title.table.bytes.bytes() + mall.table.bytes.bytes() + bag.table.bytes.bytes(); }
 
 std::size_t Model::weight_bytes() const {
-  return fc.weights_f32.bytes() + head.weights_f32.bytes() + fc.weights_i8.bytes() + head.weights_i8.bytes() + screen.down.weights_i8.bytes() +
-         screen.up.weights_i8.bytes() + screen.head_rows.bytes();
+  return fc.weights_f32.bytes() + head.weights_f32.bytes() + fc.weights_i8.bytes() + head.weights_i8.bytes();
 }
 
 }  // namespace aitems::textcnn

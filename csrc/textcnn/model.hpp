@@ -6,8 +6,6 @@
 //   zeros past the end; feature = relu(max over windows + bias); a row without tokens is exactly 0.
 //   bag: title.bag.weight (B, H), title.bag.bias (H,): relu(sum of rows / sqrt(max(1, count)) + bias).
 //   h = [title convs by width, bag, mall convs by width] -> optional fc (R, K) with relu -> head (C, K or R) -> logits.
-//   Optional screen of a head without fc: screen.up (C, S) (screen.down (S, K) h) is about head h. In int8 mode it finds the candidates whose logits
-//   the head computes; screen.down's outputs have unit variance.
 #pragma once
 
 #include <cstddef>
@@ -80,15 +78,6 @@ struct Dense {
   bool present() const { return columns > 0; }
 };
 
-// Finds the likely best leaves at a fraction of the head's cost.
-struct Screen {
-  Dense down, up;
-  AlignedBuffer<int8_t> head_rows;  // the head's codes, a plain row a leaf
-  float step = 0;                   // what one code of a hidden feature is worth
-  int32_t middle = 0;               // the code of zero
-  bool present() const { return up.present(); }
-};
-
 class Model {
  public:
   // Throws InvalidInput for missing, misshapen, non-finite or absurdly large tensors.
@@ -101,7 +90,6 @@ class Model {
   Branch title, mall;
   Bag bag;
   Dense fc, head;
-  Screen screen;  // int8 mode only
   int depth = 0;  // features of a row, padded
 
   int64_t classes() const { return head.columns; }

@@ -15,8 +15,6 @@ namespace {
 
 constexpr std::size_t kBlock = 192;  // rows that pass the head together: their features stay in L2 while the weights stream past
 constexpr std::size_t kPanel = kTextCnnPanel;
-constexpr int kScreened = 16;    // candidates of the screen whose logits are computed
-constexpr int kScreenedTop = 8;  // the most results that they are enough for
 
 [[noreturn]] void invalid(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
@@ -43,19 +41,11 @@ void softmax(float* row, std::size_t classes) {
   for (std::size_t c = 0; c < classes; ++c) row[c] *= scale;
 }
 
-void begin_top(TextCnnTop& top, int k) {
-  std::fill(top.sums, top.sums + 16, 0.f);
-  top.threshold = -std::numeric_limits<float>::infinity();
-  top.reference = 0;
-  top.k = k;
-  top.found = 0;
-}
-
 }  // namespace
 
 // Memory of one thread for one block. Made once, kept by the scorer.
 struct Scorer::Scratch {
-  AlignedBuffer<float> features, hidden, logits, scale, screen_scale;
+  AlignedBuffer<float> features, hidden, logits, scale;
   AlignedBuffer<uint8_t> codes, hidden_codes;
   AlignedBuffer<TextCnnTop> tops;
 
@@ -63,14 +53,12 @@ struct Scorer::Scratch {
     if (tops.size()) return;
     const bool int8 = model.mode == Mode::kInt8;
     const auto depth = static_cast<std::size_t>(model.depth);
-    const std::size_t hidden_depth = static_cast<std::size_t>(model.fc.present() ? model.head.depth : model.screen.up.depth);
+    const std::size_t hidden_depth = model.fc.present() ? static_cast<std::size_t>(model.head.depth) : 0;
     features = AlignedBuffer<float>(int8 ? depth : kBlock * depth);
     hidden = AlignedBuffer<float>(kBlock * hidden_depth);
     codes = AlignedBuffer<uint8_t>(int8 ? kBlock * depth : 0);
     hidden_codes = AlignedBuffer<uint8_t>(int8 ? kBlock * hidden_depth : 0);
     scale = AlignedBuffer<float>(kBlock);
-    screen_scale = AlignedBuffer<float>(kBlock);
-    std::fill(screen_scale.data(), screen_scale.data() + kBlock, model.screen.step);
     tops = AlignedBuffer<TextCnnTop>(kBlock);
   }
 };
@@ -154,19 +142,19 @@ TextCnnProduct Scorer::head_input(const Inputs& in, std::size_t begin, std::size
     row_features(in, begin + i, features);
     if (int8) scratch.scale[i] = kernel_->quantize(features, model_.depth, scratch.codes.data() + i * depth);
   }
-  if (!low_rank) return product(model_.head, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch.scale.data());
+  if (!low_rank) return product(model_.head, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch);
 
   const auto hidden = static_cast<std::size_t>(model_.head.depth);
-  const TextCnnProduct first = product(model_.fc, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch.scale.data());
+  const TextCnnProduct first = product(model_.fc, int8 ? static_cast<const void*>(scratch.codes.data()) : scratch.features.data(), rows, scratch);
   (int8 ? kernel_->product_i8 : kernel_->product_f32)(first, scratch.hidden.data(), hidden);
   for (std::size_t i = 0; i < rows * hidden; ++i) scratch.hidden[i] = std::max(scratch.hidden[i], 0.f);
   if (int8)
     for (std::size_t i = 0; i < rows; ++i)
       scratch.scale[i] = kernel_->quantize(scratch.hidden.data() + i * hidden, model_.head.depth, scratch.hidden_codes.data() + i * hidden);
-  return product(model_.head, int8 ? static_cast<const void*>(scratch.hidden_codes.data()) : scratch.hidden.data(), rows, scratch.scale.data());
+  return product(model_.head, int8 ? static_cast<const void*>(scratch.hidden_codes.data()) : scratch.hidden.data(), rows, scratch);
 }
 
-TextCnnProduct Scorer::product(const Dense& dense, const void* rows, std::size_t count, const float* row_scale) const {
+TextCnnProduct Scorer::product(const Dense& dense, const void* rows, std::size_t count, const Scratch& scratch) const {
   const bool int8 = model_.mode == Mode::kInt8;
   return {rows,
           static_cast<std::size_t>(dense.depth),
@@ -175,48 +163,8 @@ TextCnnProduct Scorer::product(const Dense& dense, const void* rows, std::size_t
           int8 ? static_cast<const void*>(dense.weights_i8.data()) : dense.weights_f32.data(),
           dense.panels,
           dense.bias.data(),
-          row_scale,
+          scratch.scale.data(),
           dense.scale.data()};
-}
-
-// The screen's best leaves with the head's logits. All other leaves count in the softmax with what the screen takes their logits for.
-void Scorer::screened_top(const Inputs& in, std::size_t begin, std::size_t end, int k, Scratch& scratch, int32_t* indices, float* probabilities) const {
-  const Screen& screen = model_.screen;
-  const std::size_t rows = end - begin, hidden = static_cast<std::size_t>(screen.up.depth), depth = static_cast<std::size_t>(model_.depth);
-  head_input(in, begin, end, scratch);
-  kernel_->product_i8(product(screen.down, scratch.codes.data(), rows, scratch.scale.data()), scratch.hidden.data(), hidden);
-  const float inverse = 1.f / screen.step, rounded_middle = static_cast<float>(screen.middle) + .5f, most = static_cast<float>(2 * screen.middle - 1);
-  for (std::size_t i = 0; i < rows * hidden; ++i)
-    scratch.hidden_codes[i] = static_cast<uint8_t>(static_cast<int32_t>(std::clamp(scratch.hidden[i] * inverse + rounded_middle, 0.f, most)));
-  const int candidates = std::min(kScreened, model_.head.columns);
-  for (std::size_t i = 0; i < rows; ++i) begin_top(scratch.tops[i], candidates);
-  kernel_->top_i8(product(screen.up, scratch.hidden_codes.data(), rows, scratch.screen_scale.data()), scratch.tops.data());
-
-  for (std::size_t i = 0; i < rows; ++i) {
-    const TextCnnTop& top = scratch.tops[i];
-    int32_t sums[kScreened], order[kScreened];
-    float logits[kScreened];
-    kernel_->dots_i8(scratch.codes.data() + i * depth, screen.head_rows.data(), model_.depth, top.indices, candidates, sums);
-    for (int j = 0; j < candidates; ++j) {
-      const auto column = static_cast<std::size_t>(top.indices[j]);
-      logits[j] = static_cast<float>(sums[j]) * scratch.scale[i] * model_.head.scale[column] + model_.head.bias[column];
-      order[j] = j;
-    }
-    std::partial_sort(order, order + k, order + candidates, [&](int32_t a, int32_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : top.indices[a] < top.indices[b];
-    });
-    const float reference = std::max(top.reference, logits[order[0]]);
-    float others = std::accumulate(top.sums, top.sums + 16, 0.f) * std::exp(top.reference - reference), chosen = 0;
-    for (int j = 0; j < candidates; ++j) {
-      others -= std::exp(top.values[j] - reference);
-      chosen += std::exp(logits[j] - reference);
-    }
-    const float scale = 1.f / (std::max(others, 0.f) + chosen);
-    for (int j = 0; j < k; ++j) {
-      *indices++ = top.indices[order[j]];
-      *probabilities++ = std::exp(logits[order[j]] - reference) * scale;
-    }
-  }
 }
 
 void Scorer::block_logits(const Inputs& in, std::size_t begin, std::size_t end, Scratch& scratch) const {
@@ -279,12 +227,15 @@ void Scorer::top(const Inputs& in, int k, int threads, int32_t* indices, float* 
       }
       return;
     }
-    if (model_.screen.present() && k <= kScreenedTop) {
-      screened_top(in, begin, end, k, scratch, indices + begin * wanted, probabilities + begin * wanted);
-      return;
-    }
     const TextCnnProduct head = head_input(in, begin, end, scratch);
-    for (std::size_t i = 0; i < end - begin; ++i) begin_top(scratch.tops[i], k);
+    for (std::size_t i = 0; i < end - begin; ++i) {
+      TextCnnTop& top = scratch.tops[i];
+      std::fill(top.sums, top.sums + 16, 0.f);
+      top.threshold = -std::numeric_limits<float>::infinity();
+      top.reference = 0;
+      top.k = k;
+      top.found = 0;
+    }
     (model_.mode == Mode::kInt8 ? kernel_->top_i8 : kernel_->top_f32)(head, scratch.tops.data());
     for (std::size_t row = begin; row < end; ++row) {
       const TextCnnTop& top = scratch.tops[row - begin];

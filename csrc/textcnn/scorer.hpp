@@ -43,8 +43,7 @@ class Scorer {
   void check(const Inputs& inputs) const;
   void row_features(const Inputs& inputs, std::size_t row, float* out) const;
   TextCnnProduct head_input(const Inputs& inputs, std::size_t begin, std::size_t end, Scratch& scratch) const;
-  TextCnnProduct product(const Dense& dense, const void* rows, std::size_t count, const float* row_scale) const;
-  void screened_top(const Inputs& in, std::size_t begin, std::size_t end, int k, Scratch& scratch, int32_t* indices, float* probabilities) const;
+  TextCnnProduct product(const Dense& dense, const void* rows, std::size_t count, const Scratch& scratch) const;
   void block_logits(const Inputs& inputs, std::size_t begin, std::size_t end, Scratch& scratch) const;
   std::size_t grain(int64_t count, int threads) const;
 

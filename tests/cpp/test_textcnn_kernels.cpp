@@ -178,28 +178,6 @@ TEST_P(TextCnnKernelsOf, ProductsEqualTheDefinition) {
         }
 }
 
-TEST_P(TextCnnKernelsOf, DotsEqualTheDefinition) {
-  for (int depth : {64, 192, 1024}) {
-    const auto d = static_cast<size_t>(depth);
-    AlignedBuffer<uint8_t> row(d);
-    AlignedBuffer<int8_t> weights(9 * d);
-    for (size_t k = 0; k < d; ++k) row[k] = static_cast<uint8_t>(data.below(kernel.code_max + 1));
-    for (size_t i = 0; i < 9 * d; ++i) weights[i] = static_cast<int8_t>(data.below(255) - 127);
-    row[0] = row[1] = static_cast<uint8_t>(kernel.code_max);
-    weights[2 * d] = weights[2 * d + 1] = -127;
-    const int32_t columns[] = {8, 0, 2, 2};
-    int32_t sums[4];
-    for (int count : {0, 1, 4}) {
-      kernel.dots_i8(row.data(), weights.data(), depth, columns, count, sums);
-      for (int i = 0; i < count; ++i) {
-        int32_t expected = 0;
-        for (size_t k = 0; k < d; ++k) expected += row[k] * weights[static_cast<size_t>(columns[i]) * d + k];
-        EXPECT_EQ(sums[i], expected);
-      }
-    }
-  }
-}
-
 INSTANTIATE_TEST_SUITE_P(Levels, TextCnnKernelsOf, ::testing::ValuesIn(runnable_isas()), [](const auto& level) { return std::string(isa_name(level.param)); });
 
 }  // namespace

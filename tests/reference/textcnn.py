@@ -76,52 +76,20 @@ def top(probabilities, k):
     return order, np.take_along_axis(probabilities, order, axis=1)
 
 
-def int8_codes(values, axis):
-    top = np.abs(values).max(axis=axis, keepdims=True)
-    scale = np.where(top > 0, top / 127, 1)
-    return np.rint(values / scale), scale
-
-
-def int8_dense(tensors, name, rows, largest_code):
-    """A dense layer on uint8 features with a scale a row and int8 weights with a scale an output."""
-    top = rows.max(axis=1, keepdims=True)
-    scale = np.where(top > 0, top / largest_code, 1)
-    weight, weight_scale = int8_codes(tensors[f"{name}.weight"].astype(np.float64), 1)
-    return (np.rint(rows / scale) @ weight.T) * scale * weight_scale[:, 0] + tensors[f"{name}.bias"]
-
-
-def screen_logits(tensors, inputs, largest_code):
-    """What the screen takes the logits for: hidden features of unit variance, cut at 4 and rounded, int8 weights."""
-    hidden = int8_dense(tensors, "screen.down", int8_features(tensors, inputs), largest_code)
-    steps = (largest_code + 1) // 2 - 1
-    rounded = np.clip(np.floor(hidden * steps / 4 + 0.5), -steps - 1, steps) * 4 / steps
-    weight, scale = int8_codes(tensors["screen.up.weight"].astype(np.float64), 1)
-    return rounded @ (weight * scale).T + tensors["screen.up.bias"]
-
-
-def screened_top(logits, screened, k, candidates=16):
-    """Return the best k of the screen's candidates; the others count in the softmax with the screen's logits."""
-    indices, values = [], []
-    for exact, guess in zip(logits, screened, strict=True):
-        chosen = np.argsort(-guess, kind="stable")[:candidates]
-        mixed = guess.copy()
-        mixed[chosen] = exact[chosen]
-        best = sorted(chosen.tolist(), key=lambda c, exact=exact: (-exact[c], c))[:k]
-        indices.append(best)
-        values.append(softmax(mixed[None])[0][best])
-    return np.array(indices), np.array(values)
-
-
 def int8_logits(tensors, inputs, largest_code):
     """What the int8 mode computes: int8 tables and weights, uint8 features with a scale a row."""
-    h = int8_features(tensors, inputs)
-    if "fc.weight" in tensors:
-        h = np.maximum(int8_dense(tensors, "fc", h, largest_code), 0)
-    return int8_dense(tensors, "head", h, largest_code)
 
+    def codes(values, axis):
+        top = np.abs(values).max(axis=axis, keepdims=True)
+        scale = np.where(top > 0, top / 127, 1)
+        return np.rint(values / scale), scale
 
-def int8_features(tensors, inputs):
-    """The features that int8 tables give, float64 (n, features)."""
+    def dense(name, rows):
+        top = rows.max(axis=1, keepdims=True)
+        scale = np.where(top > 0, top / largest_code, 1)
+        weight, weight_scale = codes(tensors[f"{name}.weight"].astype(np.float64), 1)
+        return (np.rint(rows / scale) @ weight.T) * scale * weight_scale[:, 0] + tensors[f"{name}.bias"]
+
     tables = {}
     for branch in ("title", "mall"):
         for w in range(1, 17):
@@ -129,8 +97,8 @@ def int8_features(tensors, inputs):
                 folded = np.einsum(
                     "vd,fdj->vjf", tensors["embedding.weight"].astype(np.float64), tensors[f"{branch}.conv{w}.weight"]
                 )
-                tables[branch, w] = int8_codes(folded, (0, 1))
-    bag = int8_codes(tensors["title.bag.weight"].astype(np.float64), 0) if "title.bag.weight" in tensors else None
+                tables[branch, w] = codes(folded, (0, 1))
+    bag = codes(tensors["title.bag.weight"].astype(np.float64), 0) if "title.bag.weight" in tensors else None
 
     def branch_rows(branch, ids):
         out = []
@@ -153,4 +121,7 @@ def int8_features(tensors, inputs):
         known = inputs.mall_ids is not None
         parts += branch_rows("mall", inputs.mall_ids[i, : inputs.mall_lengths[i]] if known else [])
         rows.append(np.concatenate(parts))
-    return np.array(rows)
+    h = np.array(rows)
+    if "fc.weight" in tensors:
+        h = np.maximum(dense("fc", h), 0)
+    return dense("head", h)

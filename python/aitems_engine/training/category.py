@@ -34,7 +34,6 @@ from aitems_engine.training.calibration import (
 from aitems_engine.training.checkpoint import EpochRecord
 from aitems_engine.training.encode import TextLimits, encode_products
 from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits, schedule_epochs
-from aitems_engine.training.screen import screen_tensors
 from aitems_engine.training.textcnn import TextCNN, TextCNNShape, export_tensors
 from aitems_engine.training.title_batches import EncodedTitles
 
@@ -42,7 +41,6 @@ DAY_MS = 86_400_000
 # the largest difference between torch, ONNX Runtime and the native scorer that a written bundle may show
 EXECUTION_TOLERANCE = 1e-4
 VERIFIED_ROWS = 256
-SCREEN_ROWS = 8192
 MAX_VALIDATION_ROWS = 10_000
 
 
@@ -281,8 +279,6 @@ def train_category(
                 on_step=on_step,
             )
     tensors = export_tensors(model, combination.weights, log_prior=combination.prior * prior)
-    sampled = np.random.default_rng(settings.fit.seed).permutation(len(encoded))[:SCREEN_ROWS]
-    tensors |= screen_tensors(tensors, encoded.take(sampled).scorer_inputs())
     digest = write_classifier(
         out, tensors, tokenizer, tree, label_ids, settings, thresholds, history, combination, measured
     )

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from aitems_engine.runtime import ScorerInputs
 
 IntArray = npt.NDArray[np.int32]
 OffsetArray = npt.NDArray[np.int64]
@@ -40,18 +37,6 @@ class EncodedTitles:
         gram = take_ragged(self.gram_ids, self.gram_splits, rows)
         mall = take_ragged(self.mall_ids, self.mall_splits, rows)
         return EncodedTitles(*title, *gram, *mall)
-
-    def scorer_inputs(self) -> ScorerInputs:
-        """Return all rows as one batch for the scorers that serve."""
-        title, mall = np.diff(self.title_splits), np.diff(self.mall_splits)
-        return ScorerInputs(
-            pad(self.title_ids, title).astype(np.int32),
-            title.astype(np.int32),
-            self.gram_ids,
-            self.gram_splits,
-            pad(self.mall_ids, mall).astype(np.int32),
-            mall.astype(np.int32),
-        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +142,7 @@ def make_batch(
     )
 
 
-def pad(values: npt.NDArray[np.integer[Any]], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def pad(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return ragged values as (rows, longest), filled with 0."""
     longest = int(lengths.max()) if len(lengths) else 0
     out = np.zeros((len(lengths), longest), np.int64)
