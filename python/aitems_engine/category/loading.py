@@ -61,6 +61,8 @@ def _pinned(path: Path) -> Iterator[Path]:
 
 
 def _replaced(path: Path, directory: Path) -> bool:
+    if directory == path:
+        return False
     try:
         return not os.path.samefile(path, directory)
     except OSError:
