@@ -45,6 +45,12 @@ void check_ids(const std::int64_t* ids, std::size_t count) {
   if (twice != sorted.end()) throw Error(ErrorKind::kInvalidInput, "ids must be distinct; id " + std::to_string(*twice) + " is given twice");
 }
 
+void check_half(const float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i)
+    if (std::fabs(values[i]) > 65504.f)
+      throw Error(ErrorKind::kInvalidInput, "half-precision re-ranking holds values up to 65504, got " + std::to_string(values[i]) + "; use rerank='float'");
+}
+
 std::vector<float> normalized(const float* rows, std::size_t count, int dim) {
   const std::size_t width = static_cast<std::size_t>(dim);
   std::vector<float> out(count * width);

@@ -1,30 +1,13 @@
 #include "ann/index.hpp"
 
 #include <algorithm>
-#include <bit>
 
+#include "ann/check.hpp"
+#include "ann/merge.hpp"
 #include "base/error.hpp"
 
 namespace aitems::ann {
 namespace {
-
-bool live_at(const LiveMask& mask, std::size_t row) { return mask[row / kBlockRows] >> row % kBlockRows & 1; }
-void clear_at(LiveMask& mask, std::size_t row) {
-  mask[row / kBlockRows] = static_cast<std::uint16_t>(mask[row / kBlockRows] & ~(1u << row % kBlockRows));
-}
-void set_at(LiveMask& mask, std::size_t row) {
-  mask[row / kBlockRows] = static_cast<std::uint16_t>(mask[row / kBlockRows] | 1u << row % kBlockRows);
-}
-
-std::shared_ptr<const Snapshot> first_snapshot(std::shared_ptr<const Segment> segment) {
-  auto snapshot = std::make_shared<Snapshot>();
-  snapshot->live = std::make_shared<LiveMask>(segment->present.data(), segment->present.data() + segment->present.size());
-  snapshot->live_items = segment->items;
-  snapshot->opening = std::make_shared<const Opening>(opening_of(*segment, *snapshot->live));
-  snapshot->delta_live = std::make_shared<LiveMask>();
-  snapshot->segment = std::move(segment);
-  return snapshot;
-}
 
 // The values of one row of the segment, by attribute. Postings are by value, so this looks through all of them.
 std::vector<std::vector<std::uint32_t>> values_of(const Segment& segment, std::uint32_t row) {
@@ -37,21 +20,6 @@ std::vector<std::vector<std::uint32_t>> values_of(const Segment& segment, std::u
   }
   return values;
 }
-
-// Runs its action unless dismissed: a write that runs out of memory half way leaves the published snapshot as it was.
-template <class Action>
-class OnFailure {
- public:
-  explicit OnFailure(Action action) : action_(action) {}
-  ~OnFailure() {
-    if (armed_) action_();
-  }
-  void dismiss() { armed_ = false; }
-
- private:
-  Action action_;
-  bool armed_ = true;
-};
 
 }  // namespace
 
@@ -70,9 +38,9 @@ struct Index::Edit {
 };
 
 Index::Index(std::shared_ptr<const Segment> segment, BuildOptions options, SearchPlan plan)
-    : options_(options),
-      dim_(segment->dim),
-      current_(first_snapshot(std::move(segment))),
+    : dim_(segment->dim),
+      options_(options),
+      current_(snapshot_of(std::move(segment))),
       plan_(std::make_shared<const SearchPlan>(std::move(plan))) {}
 
 std::shared_ptr<const Snapshot> Index::snapshot() const {
@@ -83,6 +51,11 @@ std::shared_ptr<const Snapshot> Index::snapshot() const {
 void Index::publish(std::shared_ptr<const Snapshot> next) {
   std::lock_guard<std::mutex> lock(pointer_mutex_);
   current_.swap(next);  // the old one is freed after the lock
+}
+
+BuildOptions Index::options() const {
+  std::lock_guard<std::mutex> lock(pointer_mutex_);
+  return options_;
 }
 
 SearchPlan Index::plan() const {
@@ -128,12 +101,13 @@ bool Index::remove(Edit& edit, std::int64_t id, std::vector<std::vector<std::uin
 
 std::size_t Index::upsert(const float* vectors, const std::int64_t* ids, std::size_t count,
                           const std::vector<AttributeColumn>& attributes) {
+  if (options().format == VectorFormat::kHalf) check_half(vectors, count * static_cast<std::size_t>(dim_));
   std::lock_guard<std::mutex> writer(writer_mutex_);
+  begin_write();
   Edit edit(*snapshot());
   Snapshot& next = *edit.next;
   if (next.delta_rows + count > kRowsMax) throw Error(ErrorKind::kInvalidInput, "too many added rows; call compact()");
   std::size_t replaced = 0;
-  OnFailure undo([this] { index_delta(); });
   for (std::size_t i = 0; i < count; ++i) {
     std::vector<std::vector<std::uint32_t>> values;
     replaced += remove(edit, ids[i], attributes.empty() ? &values : nullptr);
@@ -155,81 +129,67 @@ std::size_t Index::upsert(const float* vectors, const std::int64_t* ids, std::si
     delta_rows_[ids[i]] = static_cast<std::uint32_t>(row);
   }
   publish(edit.finish());
-  undo.dismiss();
+  delta_rows_known_ = true;
   return replaced;
 }
 
 std::size_t Index::erase(const std::int64_t* ids, std::size_t count) {
   std::lock_guard<std::mutex> writer(writer_mutex_);
+  begin_write();
   Edit edit(*snapshot());
   std::size_t removed = 0;
-  OnFailure undo([this] { index_delta(); });
   for (std::size_t i = 0; i < count; ++i) removed += remove(edit, ids[i], nullptr);
   publish(edit.finish());
-  undo.dismiss();
+  delta_rows_known_ = true;
   return removed;
 }
 
-void Index::index_delta() {
-  const std::shared_ptr<const Snapshot> now = snapshot();
-  delta_rows_.clear();
-  for (std::size_t row = 0; row < now->delta_rows; ++row)
-    if (live_at(*now->delta_live, row)) delta_rows_[now->delta_id(row)] = static_cast<std::uint32_t>(row);
+void Index::begin_write() {
+  if (!delta_rows_known_) index_delta(*snapshot());
+  delta_rows_known_ = false;
 }
 
-void Index::compact(int threads) {
-  std::lock_guard<std::mutex> writer(writer_mutex_);
-  const std::shared_ptr<const Snapshot> from = snapshot();
-  const Segment& old = *from->segment;
-  if (from->delta_rows == 0 && from->live_items == old.items) return;
-  const std::size_t dim = static_cast<std::size_t>(dim_), count = from->size();
-  std::vector<float> vectors(count * dim), wide(static_cast<std::size_t>(old.stride()));
-  std::vector<std::int64_t> ids(count);
-
-  std::size_t num_attributes = old.attributes.size();
-  for (std::size_t row = 0; row < from->delta_rows; ++row)
-    num_attributes = std::max(num_attributes, from->chunks[row / kDeltaChunkRows]->values[row % kDeltaChunkRows].size());
-  std::vector<std::vector<std::pair<std::uint32_t, std::uint32_t>>> pairs(num_attributes);  // (item, value)
-  std::vector<std::uint32_t> item_of(old.rows, 0xffffffffu);
-
-  std::size_t item = 0;
-  for (std::size_t row = 0; row < old.rows; ++row) {
-    if (!live_at(*from->live, row)) continue;
-    old.widen(row, wide.data());
-    std::copy_n(wide.data(), dim, &vectors[item * dim]);
-    item_of[row] = static_cast<std::uint32_t>(item);
-    ids[item++] = old.ids[row];
-  }
-  for (std::size_t a = 0; a < old.attributes.size(); ++a)
-    for (std::uint32_t v = 0; v + 1 < old.attributes[a].starts.size(); ++v)
-      for (std::uint64_t i = old.attributes[a].starts[v]; i < old.attributes[a].starts[v + 1]; ++i)
-        if (const std::uint32_t held = item_of[old.attributes[a].rows[i]]; held != 0xffffffffu) pairs[a].emplace_back(held, v);
-  for (std::size_t row = 0; row < from->delta_rows; ++row) {
-    if (!live_at(*from->delta_live, row)) continue;
-    std::copy_n(from->delta_vector(row), dim, &vectors[item * dim]);
-    const auto& held = from->chunks[row / kDeltaChunkRows]->values[row % kDeltaChunkRows];
-    for (std::size_t a = 0; a < held.size(); ++a)
-      for (std::uint32_t v : held[a]) pairs[a].emplace_back(static_cast<std::uint32_t>(item), v);
-    ids[item++] = from->delta_id(row);
-  }
-
-  std::vector<AttributeColumn> attributes(num_attributes);
-  for (std::size_t a = 0; a < num_attributes; ++a) {
-    std::sort(pairs[a].begin(), pairs[a].end());
-    AttributeColumn& column = attributes[a];
-    column.starts.assign(count + 1, 0);
-    if (a < old.attributes.size()) column.num_values = static_cast<std::uint32_t>(old.attributes[a].starts.size() - 1);
-    for (const auto& [held, value] : pairs[a]) {
-      ++column.starts[held + 1];
-      column.values.push_back(value);
-      column.num_values = std::max(column.num_values, value + 1);
-    }
-    for (std::size_t i = 0; i < count; ++i) column.starts[i + 1] += column.starts[i];
-  }
-  BuildOptions options = options_;
-  options.threads = threads;
-  publish(first_snapshot(build_segment(vectors.data(), count, dim_, ids.data(), attributes, options)));
+void Index::index_delta(const Snapshot& of) {
   delta_rows_.clear();
+  for (std::size_t row = 0; row < of.delta_rows; ++row)
+    if (live_at(*of.delta_live, row)) delta_rows_[of.delta_id(row)] = static_cast<std::uint32_t>(row);
+}
+
+void Index::adopt(const Snapshot& from, const Index& merged) {
+  std::lock_guard<std::mutex> writer(writer_mutex_);
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  if (now->segment != from.segment) throw Error(ErrorKind::kInvalidInput, "another merge was published meanwhile");
+  const std::shared_ptr<const Snapshot> next = carried_over(from, *now, merged.snapshot()->segment);
+  auto plan = std::make_shared<const SearchPlan>(merged.plan());
+  const BuildOptions options = merged.options();
+  delta_rows_known_ = false;
+  index_delta(*next);
+  std::lock_guard<std::mutex> lock(pointer_mutex_);
+  current_ = next;  // `now` frees the old one after the lock
+  plan_.swap(plan);
+  options_ = options;
+  delta_rows_known_ = true;
+}
+
+std::vector<bool> Index::vectors(const std::int64_t* ids, std::size_t count, float* out) const {
+  const std::shared_ptr<const Snapshot> now = snapshot();
+  const std::size_t dim = static_cast<std::size_t>(dim_);
+  std::unordered_map<std::int64_t, std::size_t> added;
+  for (std::size_t row = 0; row < now->delta_rows; ++row)
+    if (live_at(*now->delta_live, row)) added[now->delta_id(row)] = row;
+  std::vector<float> wide(static_cast<std::size_t>(now->segment->stride()));
+  std::vector<bool> found(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (const auto at = added.find(ids[i]); at != added.end()) {
+      std::copy_n(now->delta_vector(at->second), dim, out + i * dim);
+      found[i] = true;
+    } else if (const std::int64_t row = now->segment->row_of(ids[i]); row >= 0 && live_at(*now->live, static_cast<std::size_t>(row))) {
+      now->segment->widen(static_cast<std::size_t>(row), wide.data());
+      std::copy_n(wide.data(), dim, out + i * dim);
+      found[i] = true;
+    }
+  }
+  return found;
 }
 
 std::vector<std::int64_t> Index::live_ids() const {

@@ -27,29 +27,34 @@ class Index {
   std::size_t upsert(const float* vectors, const std::int64_t* ids, std::size_t count, const std::vector<AttributeColumn>& attributes);
   // Returns how many of the ids were there.
   std::size_t erase(const std::int64_t* ids, std::size_t count);
-  // Rebuilds one segment from the live items. Searches go on beside it; other writers wait.
-  void compact(int threads);
+  // Takes over the segment, plan and options of `merged`, which was built from snapshot `from` (merge.hpp), with what was written
+  // since. An error if another merge came first.
+  void adopt(const Snapshot& from, const Index& merged);
+  // Copies the vectors of `ids` into `out` (count x dim), as stored. Returns which are there; rows of others are left alone.
+  std::vector<bool> vectors(const std::int64_t* ids, std::size_t count, float* out) const;
 
   std::shared_ptr<const Snapshot> snapshot() const;
   std::vector<std::int64_t> live_ids() const;  // ascending
   SearchPlan plan() const;
   void set_plan(SearchPlan plan);
-  const BuildOptions& options() const { return options_; }
+  BuildOptions options() const;
   int dim() const { return dim_; }
 
  private:
   struct Edit;  // the next snapshot under construction
-  void index_delta();  // delta_rows_ of the published snapshot
+  void begin_write();
+  void index_delta(const Snapshot& of);  // fills delta_rows_
   void publish(std::shared_ptr<const Snapshot> next);
   bool remove(Edit& edit, std::int64_t id, std::vector<std::vector<std::uint32_t>>* values);
 
-  const BuildOptions options_;
   const int dim_;
-  mutable std::mutex pointer_mutex_;  // guards current_ and plan_ only
+  mutable std::mutex pointer_mutex_;  // guards current_, plan_ and options_ only
+  BuildOptions options_;
   std::shared_ptr<const Snapshot> current_;
   std::shared_ptr<const SearchPlan> plan_;
   std::mutex writer_mutex_;
   std::unordered_map<std::int64_t, std::uint32_t> delta_rows_;  // live rows of the delta; the writer's own
+  bool delta_rows_known_ = true;  // false after a write that failed half way, of which nothing was published
 };
 
 }  // namespace aitems::ann

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "ann/check.hpp"
 #include "ann/kmeans.hpp"
 #include "base/error.hpp"
 #include "base/thread_pool.hpp"
@@ -223,11 +224,8 @@ std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t c
     if (options.format == VectorFormat::kFloat) {
       std::copy_n(x, dim, floats.data() + row * width);
     } else {
-      for (int d = 0; d < dim; ++d) {
-        if (std::fabs(x[d]) > 65504.f)
-          throw Error(ErrorKind::kInvalidInput, "half-precision re-ranking holds values up to 65504, got " + std::to_string(x[d]) + "; use rerank='float'");
-        halves[row * width + static_cast<std::size_t>(d)] = to_half(x[d]);
-      }
+      check_half(x, static_cast<std::size_t>(dim));
+      for (int d = 0; d < dim; ++d) halves[row * width + static_cast<std::size_t>(d)] = to_half(x[d]);
     }
     if (!norms.empty()) norms[row / kBlockRows] = std::max(norms[row / kBlockRows], std::sqrt(2 * half_norms[item]));
   }

@@ -28,4 +28,14 @@ Opening opening_of(const Segment& segment, const LiveMask& mask) {
   return opening;
 }
 
+std::shared_ptr<Snapshot> snapshot_of(std::shared_ptr<const Segment> segment) {
+  auto snapshot = std::make_shared<Snapshot>();
+  snapshot->live = std::make_shared<LiveMask>(segment->present.data(), segment->present.data() + segment->present.size());
+  snapshot->live_items = segment->items;
+  snapshot->opening = std::make_shared<const Opening>(opening_of(*segment, *snapshot->live));
+  snapshot->delta_live = std::make_shared<LiveMask>();
+  snapshot->segment = std::move(segment);
+  return snapshot;
+}
+
 }  // namespace aitems::ann

@@ -14,6 +14,13 @@
 namespace aitems::ann {
 
 using LiveMask = std::vector<std::uint16_t>;  // bit i of [b]: row 16 b + i
+inline bool live_at(const LiveMask& mask, std::size_t row) { return mask[row / kBlockRows] >> row % kBlockRows & 1; }
+inline void clear_at(LiveMask& mask, std::size_t row) {
+  mask[row / kBlockRows] = static_cast<std::uint16_t>(mask[row / kBlockRows] & ~(1u << row % kBlockRows));
+}
+inline void set_at(LiveMask& mask, std::size_t row) {
+  mask[row / kBlockRows] = static_cast<std::uint16_t>(mask[row / kBlockRows] | 1u << row % kBlockRows);
+}
 
 constexpr std::size_t kDeltaChunkRows = 1024;
 
@@ -45,10 +52,14 @@ struct Snapshot {
   std::size_t delta_live_items = 0;
 
   std::size_t size() const { return live_items + delta_live_items; }
+  bool packed() const { return delta_rows == 0 && live_items == segment->items; }
   const float* delta_vector(std::size_t row) const {
     return chunks[row / kDeltaChunkRows]->vectors.data() + row % kDeltaChunkRows * static_cast<std::size_t>(segment->stride());
   }
   std::int64_t delta_id(std::size_t row) const { return chunks[row / kDeltaChunkRows]->ids[row % kDeltaChunkRows]; }
 };
+
+// All items of a segment, nothing added.
+std::shared_ptr<Snapshot> snapshot_of(std::shared_ptr<const Segment> segment);
 
 }  // namespace aitems::ann

@@ -18,6 +18,7 @@ namespace aitems {
 namespace {
 
 thread_local bool inside_pool = false;
+thread_local const std::atomic<bool>* cancel_flag = nullptr;
 
 class Pool {
  public:
@@ -93,13 +94,21 @@ int resolve_threads(int threads) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+CancelScope::CancelScope(const std::atomic<bool>& flag) : before_(cancel_flag) { cancel_flag = &flag; }
+CancelScope::~CancelScope() { cancel_flag = before_; }
+
 void parallel_for(std::size_t count, std::size_t grain, int threads,
                   const std::function<void(std::size_t, std::size_t, int)>& body) {
+  const std::atomic<bool>* cancelled = cancel_flag;
+  const auto run = [&](std::size_t begin, std::size_t end, int slot) {
+    if (cancelled && cancelled->load(std::memory_order_relaxed)) throw Cancelled();
+    body(begin, end, slot);
+  };
   grain = std::max<std::size_t>(1, grain);
   const std::size_t pieces = (count + grain - 1) / grain;
   const int slots = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(resolve_threads(threads)), pieces));
   if (slots <= 1 || inside_pool) {
-    for (std::size_t p = 0; p < pieces; ++p) body(p * grain, std::min(count, (p + 1) * grain), 0);
+    for (std::size_t p = 0; p < pieces; ++p) run(p * grain, std::min(count, (p + 1) * grain), 0);
     return;
   }
   std::atomic<std::size_t> next{0};
@@ -108,7 +117,7 @@ void parallel_for(std::size_t count, std::size_t grain, int threads,
   pool().run(slots, [&](int slot) {
     try {
       for (std::size_t p; (p = next.fetch_add(1, std::memory_order_relaxed)) < pieces;)
-        body(p * grain, std::min(count, (p + 1) * grain), slot);
+        run(p * grain, std::min(count, (p + 1) * grain), slot);
     } catch (...) {
       next.store(pieces, std::memory_order_relaxed);
       std::lock_guard<std::mutex> lock(failure_mutex);

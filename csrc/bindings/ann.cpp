@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <optional>
 #include <system_error>
@@ -8,6 +9,7 @@
 #include "ann/check.hpp"
 #include "ann/index.hpp"
 #include "ann/index_file.hpp"
+#include "ann/merge.hpp"
 #include "base/error.hpp"
 #include "base/thread_pool.hpp"
 #include "bindings/register.hpp"
@@ -112,7 +114,7 @@ std::vector<EffortTuple> tuples_of(const std::vector<ann::Effort>& efforts) {
   return out;
 }
 
-std::unique_ptr<Index> build(const py::object& vectors, const py::object& ids, const py::list& attributes, int metric, int format, int lists,
+std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, const py::list& attributes, int metric, int format, int lists,
                              int iterations, std::uint64_t seed, int threads) {
   const Floats rows = float_rows(vectors, 0, "vectors");
   const std::size_t count = static_cast<std::size_t>(rows.shape(0));
@@ -127,7 +129,7 @@ std::unique_ptr<Index> build(const py::object& vectors, const py::object& ids, c
   ann::check_ids(keys.data(), count);
   std::vector<float> unit;
   if (options.metric == ann::Metric::kCosine) unit = ann::normalized(rows.data(), count, dim);
-  return std::make_unique<Index>(ann::build_segment(unit.empty() ? rows.data() : unit.data(), count, dim, keys.data(), columns, options), options,
+  return std::make_shared<Index>(ann::build_segment(unit.empty() ? rows.data() : unit.data(), count, dim, keys.data(), columns, options), options,
                                  ann::SearchPlan{});
 }
 
@@ -184,11 +186,41 @@ py::dict stats(const Index& index) {
   out["metric"] = static_cast<int>(s.metric);
   out["format"] = static_cast<int>(s.format);
   out["lists"] = s.lists;
+  out["lists_asked"] = index.options().lists;
   out["rows"] = s.rows;
   out["deleted_rows"] = s.items - now->live_items;
   out["added_rows"] = now->delta_rows;
   out["bytes"] = s.bytes() + now->chunks.size() * ann::kDeltaChunkRows * (static_cast<std::size_t>(s.stride()) * sizeof(float) + sizeof(std::int64_t));
   return out;
+}
+
+py::tuple vectors_of(const Index& index, const Ids& ids) {
+  const std::size_t count = static_cast<std::size_t>(ids.size());
+  Floats rows({ids.size(), static_cast<py::ssize_t>(index.dim())});
+  std::fill_n(rows.mutable_data(), rows.size(), 0.f);
+  const std::int64_t* keys = ids.data();
+  float* out = rows.mutable_data();
+  std::vector<bool> there;
+  {
+    py::gil_scoped_release release;
+    there = index.vectors(keys, count, out);
+  }
+  py::array_t<bool> found(ids.size());
+  std::copy(there.begin(), there.end(), found.mutable_data());
+  return py::make_tuple(rows, found);
+}
+
+// False if it was cancelled.
+bool build_merge(ann::Merge& merge, int lists, int threads) {
+  if (lists < 0) throw Error(ErrorKind::kInvalidInput, "lists must be 0 or more");
+  threads = resolve_threads(threads);
+  py::gil_scoped_release release;
+  try {
+    merge.build(lists, threads);
+  } catch (const Cancelled&) {
+    return false;
+  }
+  return true;
 }
 
 py::array_t<std::int64_t> live_ids(const Index& index) {
@@ -216,14 +248,19 @@ void save(const Index& index, const std::string& path, const py::bytes& notes) {
 
 py::tuple open_file(const std::string& path, bool verify) {
   ann::OpenedIndex opened = with_os_errors(path, [&] { return ann::open_index(path, verify); });
-  return py::make_tuple(py::cast(std::move(opened.index)), py::bytes(opened.notes));
+  return py::make_tuple(py::cast(std::shared_ptr<Index>(std::move(opened.index))), py::bytes(opened.notes));
 }
 
 }  // namespace
 
 void register_ann(py::module_& module) {
   py::module_ m = module.def_submodule("ann", "Nearest-neighbour index. Private: use aitems_engine.ann.");
-  py::class_<Index>(m, "Index")
+  py::class_<ann::Merge>(m, "Merge")
+      .def_property_readonly("items", &ann::Merge::items)
+      .def_property_readonly("built", &ann::Merge::built)
+      .def("build", &build_merge, py::arg("lists"), py::arg("threads"))
+      .def("cancel", &ann::Merge::cancel);
+  py::class_<Index, std::shared_ptr<Index>>(m, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("ids"), py::arg("attributes"), py::arg("metric"), py::arg("format"),
                   py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"))
       .def("search", &search, py::arg("queries"), py::arg("k"), py::arg("program"), py::arg("probes"), py::arg("shortlist"),
@@ -237,7 +274,15 @@ void register_ann(py::module_& module) {
             return index.erase(ids.data(), count);
           },
           py::arg("ids"))
-      .def("compact", &Index::compact, py::arg("threads"), py::call_guard<py::gil_scoped_release>())
+      .def("vectors", &vectors_of, py::arg("ids"))
+      .def("begin_merge", [](const Index& index) { return std::make_unique<ann::Merge>(index); })
+      .def(
+          "adopt",
+          [](Index& index, const ann::Merge& merge) {
+            if (!merge.built()) throw Error(ErrorKind::kInvalidInput, "the merge was not built");
+            index.adopt(merge.from(), *merge.built());
+          },
+          py::arg("merge"), py::call_guard<py::gil_scoped_release>())
       .def("save", &save, py::arg("path"), py::arg("notes"))
       .def_static("open", &open_file, py::arg("path"), py::arg("verify"))
       .def("live_ids", &live_ids)

@@ -9,7 +9,10 @@
 
 #include "ann/filter.hpp"
 #include "ann/index.hpp"
+#include "ann/merge.hpp"
+#include "base/error.hpp"
 #include "base/hash.hpp"
+#include "base/thread_pool.hpp"
 #include "simd/isa.hpp"
 
 namespace aitems {
@@ -29,6 +32,12 @@ std::vector<std::int64_t> ids_from(std::int64_t first, std::size_t count) {
   std::vector<std::int64_t> ids(count);
   for (std::size_t i = 0; i < count; ++i) ids[i] = first + static_cast<std::int64_t>(i);
   return ids;
+}
+
+void compact(Index& index, int threads) {
+  ann::Merge merge(index);
+  merge.build(index.options().lists, threads);
+  index.adopt(merge.from(), *merge.built());
 }
 
 TEST(AnnIndex, SearchesBesideAWriterSeeWholeStates) {
@@ -75,7 +84,7 @@ TEST(AnnIndex, SearchesBesideAWriterSeeWholeStates) {
   for (; generation < 12 || (searches < 60 && generation < 3000); ++generation) {
     set_generation(static_cast<float>(generation));
     index.upsert(rows.data(), ids.data(), kItems, {});
-    if (generation % 3 == 2) index.compact(2);
+    if (generation % 3 == 2) compact(index, 2);
   }
   stop = true;
   for (std::thread& reader : readers) reader.join();
@@ -94,11 +103,113 @@ TEST(AnnIndex, WritersTakeTurns) {
       for (int round = 0; round < 5; ++round) {
         index.upsert(rows.data(), own.data(), 100, {});
         index.erase(own.data(), 50);
-        if (w == 0) index.compact(1);
+        if (w == 0) compact(index, 1);
       }
     });
   for (std::thread& writer : writers) writer.join();
   EXPECT_EQ(index.live_ids().size(), 100u + 3 * 50);
+}
+
+// Readers, a writer and a thread that merges without end. The writer moves all items to the next generation in one call, and deletes
+// and adds again what lies above, so that a merge always has something to carry over.
+TEST(AnnIndex, MergesBesideReadersAndAWriter) {
+  constexpr int kDim = 8;
+  constexpr std::size_t kItems = 300, kMore = 1500;
+  auto rows = random_rows(kItems, kDim, 3);
+  const auto more = random_rows(kMore, kDim, 4);
+  const auto set_generation = [&](float generation) {
+    for (std::size_t i = 0; i < kItems; ++i) rows[i * kDim + kDim - 1] = generation;
+  };
+  set_generation(1000);
+  const auto ids = ids_from(0, kItems), more_ids = ids_from(5000, kMore);
+  ann::BuildOptions options;
+  options.lists = 8;
+  Index index(ann::build_segment(rows.data(), kItems, kDim, ids.data(), {}, options), options, {});
+  std::atomic<bool> stop{false};
+  std::atomic<int> searches{0}, wrong{0}, merges{0};
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r)
+    threads.emplace_back([&] {
+      std::vector<float> query(kDim, 0.f);
+      query[kDim - 1] = 1;
+      ann::SearchOptions search;
+      search.k = kItems;
+      search.isa = active_isa();
+      std::vector<std::int64_t> found(kItems);
+      std::vector<float> scores(kItems);
+      while (!stop) {
+        index.search(query.data(), 1, search, nullptr, found.data(), scores.data());
+        for (std::size_t i = 0; i < kItems; ++i) wrong += found[i] != static_cast<std::int64_t>(i) || scores[i] != scores[0];
+        ++searches;
+      }
+    });
+  threads.emplace_back([&] {
+    while (!stop) {
+      compact(index, 1);
+      ++merges;
+    }
+  });
+  int generation = 1000;
+  for (; (searches < 60 || merges < 20) && generation < 6000; ++generation) {
+    set_generation(static_cast<float>(generation));
+    index.upsert(rows.data(), ids.data(), kItems, {});
+    const std::size_t some = 1 + static_cast<std::size_t>(generation) * 37 % kMore;
+    index.upsert(more.data(), more_ids.data(), some, {});
+    index.erase(more_ids.data(), some / 2);
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_GE(merges.load(), 20);
+  const auto before = index.live_ids();
+  compact(index, 1);
+  EXPECT_TRUE(index.snapshot()->packed());
+  EXPECT_EQ(index.live_ids(), before);
+}
+
+TEST(AnnIndex, WhatIsWrittenDuringAMergeIsCarriedOver) {
+  constexpr int kDim = 4;
+  for (const std::size_t added : {0u, 5u, 1024u, 1030u}) {  // rows of the delta before the merge: none, part of a chunk, one, more
+    const std::size_t count = 100 + added;
+    const auto rows = random_rows(count + 3000, kDim, 5);
+    const auto ids = ids_from(0, count + 3000);
+    ann::BuildOptions options;
+    options.lists = 4;
+    Index index(ann::build_segment(rows.data(), 100, kDim, ids.data(), {}, options), options, {});
+    index.upsert(rows.data() + 100 * kDim, ids.data() + 100, added, {});
+    const std::int64_t before[] = {3, 100};
+    index.erase(before, 2);
+    ann::Merge merge(index);
+    merge.build(4, 1);
+    const std::int64_t during[] = {7, 101, 3};
+    index.erase(during, 3);
+    index.upsert(rows.data() + count * kDim, ids.data() + count, 2000, {});
+    index.upsert(rows.data(), ids.data() + 8, 1, {});  // another vector for an item of the merge
+    const auto expected = index.live_ids();
+    index.adopt(merge.from(), *merge.built());
+    EXPECT_EQ(index.live_ids(), expected);
+    EXPECT_THROW(index.adopt(merge.from(), *merge.built()), Error);
+    std::vector<float> held(kDim);
+    EXPECT_TRUE(index.vectors(ids.data() + 8, 1, held.data())[0]);
+    EXPECT_EQ(held, std::vector<float>(rows.begin(), rows.begin() + kDim));
+    EXPECT_FALSE(index.vectors(during, 1, held.data())[0]);
+    EXPECT_EQ(index.erase(ids.data() + count + 1999, 1), 1u);  // the writer knows the rows it carried over
+    EXPECT_EQ(index.upsert(rows.data(), ids.data(), 10, {}), 8u);
+    compact(index, 1);
+    EXPECT_EQ(index.live_ids().size(), expected.size() + 1);  // less the one, and 3 and 7 are back
+  }
+}
+
+TEST(AnnIndex, AMergeCanBeGivenUp) {
+  const auto rows = random_rows(2000, 8, 6);
+  const auto ids = ids_from(0, 2000);
+  Index index(ann::build_segment(rows.data(), 1000, 8, ids.data(), {}, {}), {}, {});
+  index.upsert(rows.data(), ids.data(), 2000, {});
+  ann::Merge merge(index);
+  merge.cancel();
+  EXPECT_THROW(merge.build(16, 2), Cancelled);
+  EXPECT_EQ(merge.built(), nullptr);
+  EXPECT_EQ(index.live_ids(), ids);
 }
 
 TEST(HalfPrecision, RoundsToNearestEvenAndBack) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from aitems_engine.ann import file, tuning
 from aitems_engine.ann.attributes import Attributes
 from aitems_engine.ann.filters import Filter
 from aitems_engine.ann.ids import StringIds, are_strings, integer_ids
+from aitems_engine.ann.merging import Merger
 from aitems_engine.errors import IndexFormatError, InvalidInputError
 
 METRICS = ("ip", "cosine", "l2")  # numbered as in csrc/ann/segment.hpp
@@ -62,12 +64,23 @@ class AnnIndex:
     """
 
     def __init__(
-        self, core: native.Index, strings: StringIds | None, attributes: Attributes, info: dict[str, Any]
+        self,
+        core: native.Index,
+        strings: StringIds | None,
+        attributes: Attributes,
+        info: dict[str, Any],
+        queries: NDArray[np.float32] | None = None,
+        merge_at: int | str | None = "auto",
     ) -> None:
         self._core: native.Index | None = core
         self._strings = strings
         self._attributes = attributes
         self._info = info
+        info.setdefault("asked", {"kind": "auto", "lists": None})  # missing in files of before it was kept
+        info.setdefault("planned_for", core.stats()["items"])
+        self._merger: Merger | None = Merger(core, info, queries, merge_at)
+        self._finalizer = weakref.finalize(self, self._merger.stop, join=False)
+        self._finalizer.atexit = False  # the merger has its own
 
     @classmethod
     def build(
@@ -85,6 +98,7 @@ class AnnIndex:
         iterations: int = 10,
         seed: int = 0,
         threads: int = 1,
+        merge_at: int | str | None = "auto",
     ) -> AnnIndex:
         """Build an index, choosing how to search by measuring on a sample.
 
@@ -113,6 +127,9 @@ class AnnIndex:
             Of k-means.
         threads : int
             0 = all cores.
+        merge_at : int, None or "auto"
+            From how many added and deleted items on a merge starts in the background (see `compact`). None: never;
+            "auto": a tenth of the items, at least 4,096.
 
         Raises
         ------
@@ -152,38 +169,26 @@ class AnnIndex:
         held = Attributes(list(attributes or {}), [[] for _ in attributes or {}])
         columns = held.columns(attributes, count) if attributes else []
 
-        if kind == "auto":
-            kind = "exact" if recall_target == 1 or (count < tuning.EXACT_BELOW and lists is None) else "ivf"
-        if count == 0:
-            kind = "exact"
-        wanted_lists = 0 if kind == "exact" else (lists or tuning.default_lists(count, vectors.shape[1]))
+        wanted_lists, why = tuning.choose_lists(count, vectors.shape[1], kind, lists, recall_target)
 
         def make(num_lists: int) -> native.Index:
             number = METRICS.index(metric), RERANKS.index(rerank)
             return native.Index.build(vectors, keys, columns, *number, num_lists, iterations, seed, threads)
 
         core = make(wanted_lists)
-        info: dict[str, Any] = {"recall_target": recall_target}
-        if kind == "exact":
-            info["why"] = (
-                "recall_target is 1"
-                if recall_target == 1
-                else f"{count} items: below {tuning.EXACT_BELOW} an exact scan is as cheap"
-                if count < tuning.EXACT_BELOW
-                else "kind='exact' was asked for"
-            )
-        else:
-            sample = tuning.sample_queries(vectors, seed) if queries is None else queries[: tuning.SAMPLE_QUERIES]
+        info: dict[str, Any] = {"recall_target": recall_target, "asked": {"kind": kind, "lists": lists}}
+        info |= {"planned_for": count, "why": why}
+        sample = None if queries is None else np.ascontiguousarray(queries[: tuning.SAMPLE_QUERIES])
+        if wanted_lists:
+            asked = vectors[tuning.sample_rows(count, seed)] if sample is None else sample
             exact = core  # its vectors are the truth, unless they were rounded
             if rerank != "float":
                 exact = native.Index.build(vectors, keys, [], METRICS.index(metric), 0, 0, 1, 0, threads)
-            tuned = tuning.tune(
-                core, exact, np.ascontiguousarray(sample), recall_target, real=queries is not None, threads=threads
-            )
+            tuned = tuning.tune(core, exact, asked, recall_target, real=sample is not None, threads=threads)
             core.set_plan(tuned.target, tuned.filtered)
             info["why"] = tuned.note
             info["measured"] = tuned.measured
-        return cls(core, strings, held, info)
+        return cls(core, strings, held, info, sample, merge_at)
 
     @property
     def dim(self) -> int:
@@ -276,24 +281,34 @@ class AnnIndex:
 
         Notes
         -----
-        All of the call becomes visible at once. Added items are searched exactly until `compact` packs them.
+        All of the call becomes visible at once. Added items are searched exactly until a merge packs them: `compact`,
+        or the one that starts in the background once `merge_at` is reached. An error of that one is raised here, before
+        anything is written, and once; write again to go on.
         """
-        core = self._open()
+        merger = self._writer()
         columns = self._attributes.columns(attributes, len(vectors)) if attributes is not None else []
-        return core.upsert(self._keys(ids, add=True), vectors, columns)
+        replaced = merger.core.upsert(self._keys(ids, add=True), vectors, columns)
+        merger.after_write()
+        return replaced
 
     def delete(self, ids: Sequence[int] | Sequence[str] | NDArray[Any]) -> int:
         """Remove items; returns how many of the ids were there. Unknown ids are no error."""
-        return self._open().delete(self._keys(ids, add=False))
+        merger = self._writer()
+        deleted = merger.core.delete(self._keys(ids, add=False))
+        merger.after_write()
+        return deleted
 
     def compact(self, threads: int = 1) -> None:
-        """Pack added items into the lists and drop deleted ones. Searches go on beside it, writers wait.
+        """Pack what was added and drop what was deleted before the call, waiting for a merge in the background.
 
         Notes
         -----
-        Builds the lists anew with the settings of `build`, without measuring; does nothing if nothing changed.
+        Searches and writes go on beside it; what is written meanwhile is carried over. Builds the lists anew. Their
+        number and what was measured by `build` stay, unless the index has more than twice or less than half the items
+        it was measured with (or has become large enough for lists): then both are chosen again. Memory rises to about
+        three times the index meanwhile. Does nothing if nothing changed.
         """
-        self._open().compact(threads)
+        self._writer().merge(threads)
 
     def save(self, path: str | Path) -> None:
         """Write the index into one file, replacing what was there only when the new file is complete.
@@ -305,14 +320,16 @@ class AnnIndex:
 
         Notes
         -----
-        Calls `compact` first if items were added or deleted. Format: csrc/ann/index_file.hpp, version 1.
+        Packs like `compact` first. Beside a writer, the file holds the items of one moment of the call. Format:
+        csrc/ann/index_file.hpp, version 1.
         """
-        core = self._open()
-        core.compact(1)
-        file.save(core, Path(path), self._strings, self._attributes, self._info)
+        packed = self._writer().merge(1)
+        file.save(packed, Path(path), self._strings, self._attributes, self._info)
 
     @classmethod
-    def open(cls, path: str | Path, *, dim: int | None = None, verify: bool = True) -> AnnIndex:
+    def open(
+        cls, path: str | Path, *, dim: int | None = None, verify: bool = True, merge_at: int | str | None = "auto"
+    ) -> AnnIndex:
         """Open a saved index; the file is mapped into memory, not read.
 
         Parameters
@@ -323,6 +340,8 @@ class AnnIndex:
         verify : bool
             Check the checksum of every section, which reads the file once. Without, only its structure is checked: a
             damaged vector then gives a wrong score, never a crash.
+        merge_at : int, None or "auto"
+            As of `build`.
 
         Raises
         ------
@@ -336,7 +355,7 @@ class AnnIndex:
         core, strings, attributes, info = file.open(Path(path), verify=verify)
         if dim is not None and core.stats()["dim"] != dim:
             raise IndexFormatError(f"{path} holds vectors of dimension {core.stats()['dim']}, expected {dim}")
-        return cls(core, strings, attributes, info)
+        return cls(core, strings, attributes, info, merge_at=merge_at)
 
     def describe(self) -> dict[str, Any]:
         """Return what the index is, what was chosen and why, and its memory in bytes."""
@@ -352,6 +371,7 @@ class AnnIndex:
             "lists": stats["lists"],
             "added": stats["added_rows"],
             "deleted": stats["deleted_rows"],
+            "merge_at": None if self._merger is None else self._merger.threshold,
             "memory_bytes": stats["bytes"],
             "ids": "int64" if self._strings is None else "str",
             "attributes": {n: len(v) for n, v in zip(self._attributes.names, self._attributes.values, strict=True)},
@@ -361,8 +381,11 @@ class AnnIndex:
         }
 
     def close(self) -> None:
-        """Let go of memory and file; every later call is an error. Searches that are running finish."""
-        self._core = None
+        """Let go of memory and file; every later call is an error. Searches that are running finish, a merge does not."""
+        merger, self._core, self._merger = self._merger, None, None
+        if merger is not None:
+            self._finalizer.detach()
+            merger.stop()
 
     def __enter__(self) -> AnnIndex:
         return self
@@ -374,6 +397,14 @@ class AnnIndex:
         if self._core is None:
             raise InvalidInputError("the index is closed")
         return self._core
+
+    def _writer(self) -> Merger:
+        self._open()
+        merger = self._merger
+        if merger is None:
+            raise InvalidInputError("the index is closed")
+        merger.raise_error()
+        return merger
 
     def _keys(self, ids: object, *, add: bool) -> NDArray[np.int64]:
         if self._strings is not None:

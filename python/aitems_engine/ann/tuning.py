@@ -53,10 +53,22 @@ def default_lists(count: int, dim: int) -> int:
     return int(np.clip(2 ** np.round(np.log2(max(lists, 1))), 1, 1 << 16))
 
 
-def sample_queries(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Return vectors of the index to search with: evenly drawn, without repetition."""
-    chosen = np.random.default_rng(seed).choice(len(vectors), min(SAMPLE_QUERIES, len(vectors)), replace=False)
-    return vectors[np.sort(chosen)]
+def choose_lists(count: int, dim: int, kind: str, lists: int | None, recall_target: float) -> tuple[int, str]:
+    """Return how many lists an index of `count` items should have (0: an exact scan) and, for 0, why."""
+    if count == 0:
+        return 0, "no items yet"
+    if kind == "exact":
+        return 0, "kind='exact' was asked for"
+    if kind == "auto" and recall_target == 1:
+        return 0, "recall_target is 1"
+    if kind == "auto" and count < EXACT_BELOW and lists is None:
+        return 0, f"{count} items: below {EXACT_BELOW} an exact scan is as cheap"
+    return lists or default_lists(count, dim), ""
+
+
+def sample_rows(count: int, seed: int) -> NDArray[np.int64]:
+    """Return which of `count` items to search with: evenly drawn, without repetition, ascending."""
+    return np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE_QUERIES, count), replace=False))
 
 
 def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
@@ -86,6 +98,7 @@ def tune(
     *,
     real: bool,
     threads: int,
+    step: Callable[[], None] = lambda: None,
 ) -> Tuning:
     """Measure `index` against `exact` on `queries` and return the efforts that reach the target.
 
@@ -97,6 +110,7 @@ def tune(
     real : bool
         Whether the queries are real ones. An item finds itself easily, so without real queries the target is moved
         towards 1.
+    step : called before each measurement; may raise to stop
     """
     stats = index.stats()
     lists, items = stats["lists"], stats["items"]
@@ -109,6 +123,7 @@ def tune(
         truth = exact.search(asked, k, None, 0, 0, threads, EXACT_FORM, "")[0]
 
         def measure(probes: int, shortlist: int, k: int = k, asked: _Floats = asked, truth: _Ids = truth) -> float:
+            step()
             return recall(index.search(asked, k, None, probes, shortlist, threads, 0, "")[0], truth)
 
         def reaches(goal: float, shortlist: int, probes: int, measure: _Measure = measure) -> bool:
