@@ -204,6 +204,25 @@ class AnnIndex:
     def __len__(self) -> int:
         return self._open().stats()["items"]
 
+    def __contains__(self, id: object) -> bool:
+        return bool(self._open().vectors(self._keys([id], add=False))[1].any())
+
+    def vectors(self, ids: Sequence[int] | Sequence[str] | NDArray[Any]) -> NDArray[np.float32]:
+        """Return the vectors of items as they are stored: for cosine divided by their norms, for "half" rounded.
+
+        Raises
+        ------
+        InvalidInputError
+            An id is not in the index.
+        """
+        core, given = self._open(), list(ids)
+        keys = self._keys(given, add=False)
+        rows, found = core.vectors(keys)
+        if len(keys) < len(given) or not found.all():
+            missing = [i for i in given if i not in self]
+            raise InvalidInputError(f"{len(missing)} of the ids are not in the index, the first is {missing[0]!r}")
+        return rows
+
     def search(
         self,
         queries: NDArray[np.float32],
