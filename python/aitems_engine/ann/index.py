@@ -400,7 +400,7 @@ class AnnIndex:
         }
 
     def close(self) -> None:
-        """Let go of memory and file; every later call is an error. Searches that are running finish, a merge does not."""
+        """Let go of memory and file; every later call is an error. Running searches finish, a merge is given up."""
         merger, self._core, self._merger = self._merger, None, None
         if merger is not None:
             self._finalizer.detach()
