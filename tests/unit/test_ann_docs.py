@@ -23,5 +23,6 @@ def test_page_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), re.M | re.S)
     assert blocks
+    names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, str(DOCS), "exec"), {})  # noqa: S102 - our own page
+        exec(compile(block, str(DOCS), "exec"), names)  # noqa: S102 - our own page
