@@ -1,4 +1,4 @@
-"""The adapters beside their peers: one script, run with both, must see the same things; recall against the exact answer."""
+"""The adapters beside their peers: one script, run with both, must see the same; recall against the exact answer."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ def test_usearch_what_is_missing_says_so(tmp_path):
         with pytest.raises(NotSupportedError):
             usearch.Index(ndim=6, **settings)
     index = usearch.Index(ndim=6)
-    with pytest.raises(NotSupportedError, match="Index.join is not supported"):
+    with pytest.raises(NotSupportedError, match=r"Index\.join is not supported"):
         index.join(index)
     with pytest.raises(AttributeError):
         _ = index.never_heard_of

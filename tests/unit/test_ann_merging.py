@@ -140,11 +140,11 @@ def test_half_the_catalogue_rolls_beside_readers():
     """Never an error, never a deleted or stale id, and in the end the recall of a fresh build."""
     rng = np.random.default_rng(1)
     count = 8000
-    vectors, queries = clustered(rng, count * 3 // 2), clustered(rng, 300)
+    vectors, queries = clustered(rng, count * 3 // 2), clustered(rng, 700)
     stamp = np.zeros((len(vectors), 1), np.float32)
     vectors = np.hstack([vectors, stamp])
     queries = np.hstack([queries, stamp[: len(queries)]])
-    index = AnnIndex.build(vectors[:count], queries=queries[:150], merge_at=500)
+    index = AnnIndex.build(vectors[:count], queries=queries[:350], recall_target=0.99, merge_at=1500)
     assert index.describe()["kind"] == "ivf"
     gone = np.zeros(len(vectors), bool)  # ids whose deletion was complete before a search began must not come back
     problems: list[str] = []
@@ -184,13 +184,13 @@ def test_half_the_catalogue_rolls_beside_readers():
     assert not problems, problems[:3]
     assert searches[0] > 0
     description = index.describe()
-    assert description["added"] + description["deleted"] < 2000, "merges ran by themselves"
-    assert description["planned_for"] == count, "about as many items: what was measured stays"
+    assert description["added"] + description["deleted"] < 3500, "merges ran by themselves"
+    assert description["changed_since"] < 0.25 * count + 3500, "measured again"
     live = np.flatnonzero(~gone)
-    fresh = AnnIndex.build(vectors[live], live, queries=queries[:150])
-    truth = AnnIndex.build(vectors[live], live, kind="exact").search(queries[150:], 10).ids
-    reached = recall(index.search(queries[150:], 10).ids, truth)
-    assert reached >= recall(fresh.search(queries[150:], 10).ids, truth) - 0.01
+    fresh = AnnIndex.build(vectors[live], live, queries=queries[:350], recall_target=0.99)
+    truth = AnnIndex.build(vectors[live], live, kind="exact").search(queries[350:], 10).ids
+    reached = recall(index.search(queries[350:], 10).ids, truth)
+    assert reached >= recall(fresh.search(queries[350:], 10).ids, truth) - 0.01
     index.close()
 
 
@@ -234,7 +234,7 @@ def test_wrong_thresholds(merge_at):
 def test_an_error_in_the_background_is_raised_by_the_next_write_once(monkeypatch):
     index = AnnIndex.build(np.ones((3, 4), np.float32), merge_at=1)
 
-    def no_memory(self, items):
+    def no_memory(self, items, changed):
         raise MemoryError("no memory for a merge")
 
     with monkeypatch.context() as patch:

@@ -78,6 +78,7 @@ class AnnIndex:
         self._info = info
         info.setdefault("asked", {"kind": "auto", "lists": None})  # missing in files of before it was kept
         info.setdefault("planned_for", core.stats()["items"])
+        info.setdefault("changed_since", 0)
         self._merger: Merger | None = Merger(core, info, queries, merge_at)
         self._finalizer = weakref.finalize(self, self._merger.stop, join=False)
         self._finalizer.atexit = False  # the merger has its own
@@ -323,9 +324,9 @@ class AnnIndex:
         Notes
         -----
         Searches and writes go on beside it; what is written meanwhile is carried over. Builds the lists anew. Their
-        number and what was measured by `build` stay, unless the index has more than twice or less than half the items
-        it was measured with (or has become large enough for lists): then both are chosen again. Memory rises to about
-        three times the index meanwhile. Does nothing if nothing changed.
+        number stays, unless the index has more than twice or less than half the items it was chosen for, or has become
+        large enough for lists. What `build` measured stays until a quarter of the items were added or deleted, and is
+        measured again then. Memory rises to about three times the index meanwhile. Does nothing if nothing changed.
         """
         self._writer().merge(threads)
 

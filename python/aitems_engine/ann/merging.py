@@ -21,7 +21,8 @@ from aitems_engine.errors import InvalidInputError
 
 MERGE_AT_LEAST = 4096  # changed rows; fewer are searched exactly for about the price of one query
 MERGE_SHARE = 0.1  # of the items: every item is packed about ten times while an index grows tenfold
-GROWN = 2  # times as many items, or as few, as were there when the search was measured: measure again
+GROWN = 2  # times as many items, or as few, as were there when the search was measured: choose lists and measure again
+ROLLED = 0.25  # of the items added or deleted since then: measure again; half a catalogue rolled unmeasured cost .015
 
 
 class Merger:
@@ -96,15 +97,17 @@ class Merger:
                 self._check_stopped()
                 self._running = merge
             try:
-                lists, again = self._lists(merge.items)
+                stats = self.core.stats()
+                changed = self.info["changed_since"] + stats["added_rows"] + stats["deleted_rows"]
+                lists, again = self._lists(merge.items, changed)
                 if not merge.build(lists, threads):
                     self._check_stopped()
                 found = self._measured(merge.built, lists, threads) if again else {}
                 with _adopting:
                     self.core.adopt(merge)
-                for name in ("measured", *found) if found else ():
-                    self.info.pop(name, None)
-                self.info.update(found)
+                if again:
+                    self.info.pop("measured", None)
+                self.info.update({"changed_since": changed} | found)
                 return merge.built
             finally:
                 with self._state:
@@ -134,7 +137,7 @@ class Merger:
                     self._error = None if self._stopped else error
                 return
 
-    def _lists(self, items: int) -> tuple[int, bool]:
+    def _lists(self, items: int, changed: int) -> tuple[int, bool]:
         """Return the number of lists for `items` items and whether to measure: as before, unless much has changed."""
         stats, planned = self.core.stats(), self.info["planned_for"]
         asked = self.info["asked"]
@@ -142,13 +145,13 @@ class Merger:
         outgrown = items > GROWN * planned or items * GROWN < planned
         if outgrown or (wanted > 0 and stats["lists_asked"] == 0):
             return wanted, True
-        return stats["lists_asked"], False
+        return stats["lists_asked"], stats["lists_asked"] > 0 and changed > ROLLED * planned
 
     def _measured(self, built: native.Index, lists: int, threads: int) -> dict[str, Any]:
         asked, target, items = self.info["asked"], self.info["recall_target"], built.stats()["items"]
         if lists == 0:
             why = tuning.choose_lists(items, built.stats()["dim"], asked["kind"], asked["lists"], target)[1]
-            return {"why": why, "planned_for": items}
+            return {"why": why, "planned_for": items, "changed_since": 0}
         queries = self.queries
         if queries is None:
             ids = built.live_ids()
@@ -156,7 +159,7 @@ class Merger:
         real = self.queries is not None
         tuned = tuning.tune(built, built, queries, target, real=real, threads=threads, step=self._check_stopped)
         built.set_plan(tuned.target, tuned.filtered)
-        return {"why": tuned.note, "measured": tuned.measured, "planned_for": items}
+        return {"why": tuned.note, "measured": tuned.measured, "planned_for": items, "changed_since": 0}
 
 
 _mergers: weakref.WeakSet[Merger] = weakref.WeakSet()
