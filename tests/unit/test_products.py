@@ -86,7 +86,7 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
         read_products(path, columns={"category": "sub_categroy"})
     with pytest.raises(DataError, match="no column for field 'title'; found 'sub_category', 'text'"):
         read_products(put(tmp_path, "q.csv", "name,sub_category,text\na,b,c\n"), columns={"category": "name"})
-    with pytest.raises(InvalidInputError, match="no product field 'titel'; fields are product_id, title"):
+    with pytest.raises(InvalidInputError, match="no field 'titel'; fields are product_id, title"):
         read_products(path, columns={"titel": "name"})
 
 

@@ -40,7 +40,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "등록일시",
     ),
 }  # fmt: skip
-FIELDS = tuple(SYNONYMS)
 
 
 def simplified(name: str) -> str:
@@ -49,7 +48,11 @@ def simplified(name: str) -> str:
 
 
 def match_columns(
-    found: Sequence[str], mapping: Mapping[str, str] | None, require: Sequence[str], source: str
+    found: Sequence[str],
+    mapping: Mapping[str, str] | None,
+    require: Sequence[str],
+    source: str,
+    synonyms: Mapping[str, Sequence[str]] = SYNONYMS,
 ) -> dict[str, str]:
     """Return field -> column of the file.
 
@@ -63,6 +66,8 @@ def match_columns(
         Fields that must be there.
     source : str
         Name of the file, for messages.
+    synonyms : mapping of field to column names, best first
+        Default: the fields of a product.
 
     Raises
     ------
@@ -72,21 +77,21 @@ def match_columns(
         A mapped or required column is missing; lists what was found and the closest names.
     """
     for field in [*(mapping or {}), *require]:
-        if field not in SYNONYMS:
-            raise InvalidInputError(f"no product field '{field}'; fields are {', '.join(FIELDS)}")
+        if field not in synonyms:
+            raise InvalidInputError(f"no field '{field}'; fields are {', '.join(synonyms)}")
     duplicates = sorted({c for c in found if list(found).count(c) > 1})
     if duplicates:
         raise DataError(f"{source}: column '{duplicates[0]}' appears more than once")
     result: dict[str, str] = {}
     for field, column in (mapping or {}).items():
         if column not in found:
-            raise DataError(f"{source}: no column '{column}' for field '{field}'; {_nearest(column, found)}")
+            raise DataError(f"{source}: no column '{column}' for field '{field}'; {_nearest(column, found, synonyms)}")
         result[field] = column
     by_simple: dict[str, str] = {}
     for column in found:
         by_simple.setdefault(simplified(column), column)
     taken = set(result.values())
-    for field, names in SYNONYMS.items():
+    for field, names in synonyms.items():
         if field in result:
             continue
         for name in names:
@@ -99,24 +104,26 @@ def match_columns(
         if field not in result:
             free = [column for column in found if column not in taken]
             raise DataError(
-                f"{source}: no column for field '{field}'; {_nearest(field, free)}. "
+                f"{source}: no column for field '{field}'; {_nearest(field, free, synonyms)}. "
                 f"Map one with columns={{'{field}': 'COLUMN'}} or --column {field}=COLUMN"
             )
     return result
 
 
-def _nearest(name: str, found: Sequence[str]) -> str:
+def _nearest(name: str, found: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> str:
     from difflib import get_close_matches  # only for messages: 5 ms of import time
 
     simple = {simplified(c): c for c in found}
-    wanted = [name, *SYNONYMS.get(name, ())]
+    wanted = [name, *synonyms.get(name, ())]
     close = [simple[m] for w in wanted for m in get_close_matches(simplified(w), list(simple), n=2, cutoff=0.6)]
     shown = ", ".join(f"'{c[:60]}'" for c in list(found)[:30]) or "none"
     guess = f"; closest: {', '.join(repr(c) for c in dict.fromkeys(close))}" if close else ""
     return f"found {shown}{guess}"
 
 
-def parse_column_options(options: Sequence[str]) -> dict[str, str]:
+def parse_column_options(
+    options: Sequence[str], synonyms: Mapping[str, Sequence[str]] = SYNONYMS, example: str = "title=product_name"
+) -> dict[str, str]:
     """Return the mapping of `--column FIELD=NAME` options.
 
     Raises
@@ -127,10 +134,10 @@ def parse_column_options(options: Sequence[str]) -> dict[str, str]:
     mapping: dict[str, str] = {}
     for option in options:
         field, equals, column = option.partition("=")
-        if not equals or not column or field not in SYNONYMS:
+        if not equals or not column or field not in synonyms:
             raise InvalidInputError(
-                f"--column must be FIELD=NAME with FIELD one of {', '.join(FIELDS)}, got '{option}'; "
-                "example: --column title=product_name"
+                f"--column must be FIELD=NAME with FIELD one of {', '.join(synonyms)}, got '{option}'; "
+                f"example: --column {example}"
             )
         if field in mapping:
             raise InvalidInputError(f"--column names '{field}' twice")

@@ -11,20 +11,17 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine.catalog.cells import Cells, identifier, name, text, time_ms
 from aitems_engine.catalog.columns import match_columns
-from aitems_engine.catalog.tables import MAX_FIELD_CHARS, TableBatch, iter_table
+from aitems_engine.catalog.tables import TableBatch, iter_table
 from aitems_engine.errors import DataError, InvalidInputError
 
-# Whole numbers below this are seconds, others milliseconds: 10^11 s is the year 5138, 10^11 ms is March 1973.
-SECONDS_BELOW = 100_000_000_000
-MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_PRICE = 1e15
 
 _PRICE = re.compile(
@@ -190,32 +187,11 @@ def iter_products(
         raise DataError(f"{path.name}: the file has no product")
 
 
-class _Cells:
-    """One column of a batch with what a message about it needs."""
-
-    def __init__(self, batch: TableBatch, column: str, source: str) -> None:
-        self.values = batch.columns[column]
-        self._where = (source, batch.unit, batch.rows, column)
-
-    def error(self, row: int, problem: str) -> DataError:
-        source, unit, rows, column = self._where
-        return DataError(f"{source}, {unit} {rows[row]}, column '{column}': {problem}")
-
-    def convert(self, one: Callable[[Any], Any]) -> list[Any]:
-        result = []
-        for row, value in enumerate(self.values):
-            try:
-                result.append(one(value))
-            except ValueError as error:
-                raise self.error(row, str(error)) from None
-        return result
-
-
 def _to_products(batch: TableBatch, found: dict[str, str], require: Sequence[str], source: str, start: int) -> Products:
     n = len(batch.rows)
     columns: dict[str, Any] = {}
     for field, column in found.items():
-        cells = _Cells(batch, column, source)
+        cells = Cells(batch, column, source)
         values = cells.convert(_PARSERS[field])
         if field in ("product_id", *(f for f in require if f != "title")):
             for row, value in enumerate(values):
@@ -224,32 +200,6 @@ def _to_products(batch: TableBatch, found: dict[str, str], require: Sequence[str
         columns[field] = [v or "" for v in values] if field == "title" else values
     columns.setdefault("product_id", [str(i) for i in range(start + 1, start + n + 1)])
     return Products.from_columns(columns.pop("title", [""] * n), **columns)
-
-
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError(f"must be text, got {type(value).__name__} {str(value)[:40]}")
-    if len(value) > MAX_FIELD_CHARS:
-        raise ValueError(f"{len(value)} characters are more than the limit of {MAX_FIELD_CHARS}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds a lone surrogate, which is not text") from None
-    return value
-
-
-def _name(value: Any) -> str | None:
-    """Text where empty means unknown."""
-    return (_text(value) or "").strip() or None
-
-
-def _identifier(value: Any) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _name(value)
 
 
 def _price(value: Any) -> float:
@@ -270,45 +220,15 @@ def _price(value: Any) -> float:
     return float(value)
 
 
-def _time_ms(value: Any) -> int:
-    if value is None or value == "":
-        return -1
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lstrip("-").isdecimal() and len(text) <= 20:
-            value = int(text)
-        else:
-            try:
-                moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
-            except ValueError:
-                raise ValueError(f"'{text[:40]}' is neither a whole number nor an ISO 8601 date") from None
-            value = int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() * 1000)
-            if not 0 <= value <= MAX_TIME_MS:
-                raise ValueError(f"'{text[:40]}' is not a time between 1970 and 9999")
-            return int(value)
-    if isinstance(value, date):
-        raise ValueError("must be a number or an ISO 8601 date")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"must be a whole number of milliseconds or an ISO 8601 date, got {type(value).__name__}")
-    if value == -1:
-        return -1
-    milliseconds = value * 1000 if value < SECONDS_BELOW else value
-    if not 0 <= milliseconds <= MAX_TIME_MS:
-        raise ValueError(f"{value} is not a time between 1970 and 9999")
-    return milliseconds
-
-
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "product_id": _identifier,
-    "title": _text,
-    "mall_id": _identifier,
-    "mall_category": _name,
-    "category": _identifier,
+    "product_id": identifier,
+    "title": text,
+    "mall_id": identifier,
+    "mall_category": name,
+    "category": identifier,
     "price": _price,
-    "image": _name,
-    "registered_at": _time_ms,
+    "image": name,
+    "registered_at": time_ms,
 }
 
 

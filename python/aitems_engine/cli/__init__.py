@@ -20,8 +20,11 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
     ("train", "tokenizer"): ("train_tokenizer", "train a vocabulary and write tokenizer.json"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
+    ("train", "retrieval"): ("train_retrieval", "train a retriever on events: popularity, item-knn, ease, gf-cf, ials"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
     ("classify",): ("classify", "categories for the products of a file"),
+    ("recommend",): ("recommend", "items for every history of a file"),
+    ("evaluate", "retrieval"): ("evaluate_retrieval", "recall and NDCG of retrievers over the whole catalogue"),
     ("evaluate", "category"): (
         "evaluate_category",
         "accuracy, calibration and coverage of a bundle on labelled products",

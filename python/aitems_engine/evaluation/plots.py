@@ -94,3 +94,17 @@ def confusion(counts: npt.NDArray[Any]) -> bytes:
         colour = "white" if shares[i, j] > 0.5 else "black"
         axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
     return _png(figure)
+
+
+def measures(found: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bytes:
+    """Draw measure -> model -> (mean, low, high) as points with intervals, one axis a measure."""
+    figure = _figure(3.2 * len(found), 1.2 + 0.4 * max(map(len, found.values())))
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for axis, (measure, models) in zip(axes, found.items(), strict=True):
+        for row, (mean, low, high) in enumerate(models.values()):
+            axis.plot([low, high], [row, row], color=GREY, linewidth=2)
+            axis.plot(mean, row, color=BLUE, marker="o", markersize=5)
+        axis.set_yticks(range(len(models)), list(models) if axis is axes[0] else [""] * len(models), fontsize=8)
+        axis.set(title=measure, ylim=(len(models) - 0.5, -0.5))
+        axis.grid(alpha=0.3, axis="x")
+    return _png(figure)

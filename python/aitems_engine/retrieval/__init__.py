@@ -1,0 +1,24 @@
+"""Retrievers: from a history to the items worth ranking. One file a retriever, one protocol."""
+
+from __future__ import annotations
+
+from aitems_engine.retrieval.ease import Ease
+from aitems_engine.retrieval.files import open_retriever, save_retriever
+from aitems_engine.retrieval.gf_cf import GfCf
+from aitems_engine.retrieval.ials import Ials
+from aitems_engine.retrieval.item_knn import ItemKnn
+from aitems_engine.retrieval.popularity import Popularity
+from aitems_engine.retrieval.retriever import Candidates, Retriever, candidates
+
+__all__ = [
+    "Candidates",
+    "Ease",
+    "GfCf",
+    "Ials",
+    "ItemKnn",
+    "Popularity",
+    "Retriever",
+    "candidates",
+    "open_retriever",
+    "save_retriever",
+]

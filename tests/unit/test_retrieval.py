@@ -1,0 +1,307 @@
+"""Retrievers against their definitions written slowly, their files, their measures and their commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aitems_engine.cli import main
+from aitems_engine.errors import BundleError, InvalidInputError
+from aitems_engine.evaluation.ranking import bootstrap_mean, evaluate_ranking, gini
+from aitems_engine.events import Interactions, leave_one_out
+from aitems_engine.retrieval import Popularity, Retriever, candidates, open_retriever, save_retriever
+from aitems_engine.training import retrieval as training
+
+_spec = importlib.util.spec_from_file_location(
+    "slow_ranking", Path(__file__).resolve().parent.parent / "reference" / "slow_ranking.py"
+)
+slow = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(slow)
+
+
+def shop(seed: int = 0, users: int = 60, items: int = 25, repeats: bool = True) -> Interactions:
+    """Two groups of users with own favourites, items nobody touched, an item twice in a history."""
+    rng = np.random.default_rng(seed)
+    events = []
+    for u in range(users):
+        weights = 0.1 + rng.random(items - 2) / 5 + 4 * (np.arange(items - 2) % 2 == u % 2)
+        chosen = rng.choice(items - 2, rng.integers(1, 9), p=weights / weights.sum(), replace=repeats)
+        events += [(f"u{u}", f"i{i}") for i in chosen]
+    x = Interactions.from_events([e[0] for e in events], [e[1] for e in events])
+    return x.over([f"i{i}" for i in range(items)])
+
+
+def dense(x: Interactions) -> np.ndarray:
+    matrix = np.zeros((len(x), x.num_items))
+    matrix[x.users(), x.items] = 1
+    return matrix
+
+
+FITS = {
+    "popularity": training.fit_popularity,
+    "item-knn": lambda x: training.fit_item_knn(x, neighbours=6, shrinkage=3, decay=0.9),
+    "ease": lambda x: training.fit_ease(x, l2=5),
+    "gf-cf": lambda x: training.fit_gf_cf(x, rank=5),
+    "ials": lambda x: training.fit_ials(x, rank=6, epochs=3),
+}
+
+
+@pytest.fixture(params=FITS)
+def retriever(request: pytest.FixtureRequest) -> Retriever:
+    return FITS[request.param](shop())
+
+
+def test_popularity_decays() -> None:
+    x = Interactions.from_events(["u", "u", "v"], ["a", "b", "b"], np.array([0, 86_400_000, 3 * 86_400_000]))
+    assert training.fit_popularity(x, half_life_days=1).weights.tolist() == [0.125, 1.25]
+    assert training.fit_popularity(x).weights.tolist() == [1, 2]
+
+
+def test_item_knn_equals_its_definition() -> None:
+    x = shop()
+    r = dense(x)
+    common = r.T @ r
+    degree = np.diag(common).copy()
+    np.fill_diagonal(common, 0)
+    similar = common / (np.sqrt(np.outer(degree, degree)) + 3 + 1e-9)
+    kept = np.zeros_like(similar)
+    for i, row in enumerate(similar):
+        best = np.argsort(-row, kind="stable")[:6]
+        kept[i, best] = row[best]
+    scores = FITS["item-knn"](x).scores(x)
+    for u in range(len(x)):
+        expected = sum(0.9**age * kept[i] for age, i in enumerate(x.history(u)[::-1]))
+        np.testing.assert_allclose(scores[u], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ease_equals_its_definition() -> None:
+    x = shop(repeats=False)
+    r = dense(x)
+    inverse = np.linalg.inv(r.T @ r + 5 * np.eye(r.shape[1]))
+    weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    np.testing.assert_allclose(FITS["ease"](x).scores(x), r @ weights, rtol=1e-4, atol=1e-5)
+
+
+def test_gf_cf_equals_its_definition() -> None:
+    x = shop(repeats=False)
+    r = dense(x)
+    users, items = r.sum(1), r.sum(0)
+    root = np.where(items > 0, 1 / np.sqrt(np.maximum(items, 1)), 0)
+    graph = r / np.sqrt(users)[:, None] * root
+    v = np.linalg.svd(graph)[2][:5].T
+    expected = r @ (graph.T @ graph + 0.3 * np.diag(root) @ v @ v.T @ np.diag(np.sqrt(items)))
+    np.testing.assert_allclose(FITS["gf-cf"](x).scores(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ials_solves_its_equations() -> None:
+    x = shop(repeats=False)
+    model = FITS["ials"](x)
+    y, r = model.vectors.astype(np.float64), dense(x)
+    for u in range(len(x)):
+        a = 0.1 * y.T @ y + (y * r[u][:, None]).T @ y + 0.002 * (r[u].sum() + 0.1 * len(y)) * np.eye(6)
+        np.testing.assert_allclose(model.scores(x)[u], y @ np.linalg.solve(a, y.T @ r[u]), rtol=1e-3, atol=1e-4)
+
+
+def test_histories_do_not_influence_one_another(retriever: Retriever) -> None:
+    x = shop(1)
+    together = retriever.scores(x)
+    for u in (0, 7, 30):
+        np.testing.assert_allclose(retriever.scores(x.take([u]))[0], together[u], rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_history(retriever: Retriever) -> None:
+    nobody = Interactions(
+        ["n"], list(retriever.item_ids), np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    )
+    scores = retriever.scores(nobody)
+    assert scores.shape == (1, 25)
+    assert np.isfinite(scores).all()
+
+
+def test_it_finds_the_group_again(retriever: Retriever) -> None:
+    split = leave_one_out(shop(2, users=300, repeats=False))
+    fitted = FITS[retriever.kind](split.train)
+    found = evaluate_ranking(fitted, split.train, split.test, (5,)).means()["recall@5"]
+    # of some 20 unseen items about 8 are of the user's group
+    assert found > (0.15 if retriever.kind == "popularity" else 0.45)
+
+
+def test_candidates_equal_sorting(retriever: Retriever) -> None:
+    x = shop(3)
+    for k in (1, 4, 25, 40):
+        found = candidates(retriever, x, k)
+        assert found.source == retriever.kind
+        scores = retriever.scores(x)
+        for u in range(len(x)):
+            left = [i for i in range(25) if i not in x.history(u)]
+            expected = sorted(left, key=lambda i, u=u: (-scores[u, i], i))[:k]
+            assert found.items[u].tolist() == expected + [-1] * (k - len(expected))
+            assert np.isneginf(found.scores[u, len(expected) :]).all()
+    with pytest.raises(InvalidInputError, match="histories are over 3 items, the retriever over 25"):
+        candidates(retriever, x.over(["i1", "i2", "i3"]), 2)
+    with pytest.raises(InvalidInputError, match="k must be"):
+        candidates(retriever, x, 0)
+
+
+def test_files(retriever: Retriever, tmp_path: Path) -> None:
+    x = shop()
+    save_retriever(tmp_path / "m", retriever, x, facts={"seconds": 1.5})
+    opened, known = open_retriever(tmp_path / "m")
+    np.testing.assert_array_equal(opened.scores(x), retriever.scores(x))
+    assert known is not None
+    assert known.user_ids == x.user_ids
+    np.testing.assert_array_equal(known.items, x.items)
+    save_retriever(tmp_path / "n", retriever)
+    assert open_retriever(tmp_path / "n")[1] is None
+    path = tmp_path / "m" / "retriever.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"retriever\.safetensors"):
+        open_retriever(tmp_path / "m")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x = shop()
+    for fit, options in [
+        (training.fit_popularity, {"half_life_days": -1}),
+        (training.fit_item_knn, {"neighbours": 0}),
+        (training.fit_item_knn, {"decay": 1.5}),
+        (training.fit_ease, {"l2": 0}),
+        (training.fit_ease, {"l2": float("nan")}),
+        (training.fit_gf_cf, {"alpha": -1}),
+        (training.fit_ials, {"rank": 0}),
+        (training.fit_ials, {"unobserved": 0}),
+    ]:
+        with pytest.raises(InvalidInputError, match="got"):
+            fit(x, **options)
+
+
+class Fixed:
+    """A retriever with given scores."""
+
+    kind = "fixed"
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+        self.item_ids = [str(i) for i in range(scores.shape[1])]
+
+    def scores(self, histories: Interactions) -> np.ndarray:
+        return self._scores[: len(histories)].astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_measures_equal_all_orders(data: st.DataObject) -> None:
+    scores = data.draw(st.lists(st.integers(0, 3), min_size=5, max_size=5))
+    seen = data.draw(st.sets(st.integers(0, 4), max_size=2))
+    wanted = data.draw(st.sets(st.integers(0, 4), min_size=1, max_size=3))
+    ids = [str(i) for i in range(5)]
+
+    def histories(items: set[int]) -> Interactions:
+        n = len(items)
+        return Interactions(["u"], ids, np.array([0, n]), np.array(sorted(items), np.int32), np.full(n, -1))
+
+    ks = (1, 2, 3, 7)
+    found = evaluate_ranking(Fixed(np.array([scores])), histories(seen), histories(wanted), ks)
+    left = {ids[i]: float(s) for i, s in enumerate(scores) if i not in seen}
+    relevant = {ids[i] for i in wanted}
+    for k in ks:
+        for name in ("recall", "ndcg", "mrr"):
+            expected = slow.expected(getattr(slow, name), left, relevant, k)
+            assert found.by_user[f"{name}@{k}"][0] == pytest.approx(expected)
+    assert found.seen_targets == len(seen & wanted)
+
+
+def test_one_score_for_all_is_worth_a_random_order() -> None:
+    x = shop(4, users=300)
+    split = leave_one_out(x)
+    flat = Popularity(x.item_ids, np.ones(25, np.float32))
+    found = evaluate_ranking(flat, split.train, split.test, (5,), exclude_seen=False).means()
+    assert found["recall@5"] == pytest.approx(5 / 25)
+
+
+def test_measures_of_lists() -> None:
+    assert gini(np.array([1, 1, 1])) == pytest.approx(0)
+    assert gini(np.array([0, 0, 9])) == pytest.approx(2 / 3)
+    assert gini(np.zeros(3, np.int64)) == 0
+    x = shop(5)
+    split = leave_one_out(x)
+    found = evaluate_ranking(FITS["popularity"](x), split.train, split.test, (3,), exclude_seen=False).means()
+    assert found["coverage@3"] == pytest.approx(3 / 25)
+    mean, low, high = bootstrap_mean(np.arange(100.0))
+    assert low < mean == 49.5 < high
+
+
+def test_wrong_questions() -> None:
+    x = shop()
+    split = leave_one_out(x)
+    flat = FITS["popularity"](x)
+    with pytest.raises(InvalidInputError, match="no user has an item"):
+        evaluate_ranking(flat, x, x.where(np.zeros(len(x.items), bool)))
+    with pytest.raises(InvalidInputError, match="same users"):
+        evaluate_ranking(flat, x.take([0]), split.test)
+    with pytest.raises(InvalidInputError, match="every k"):
+        evaluate_ranking(flat, split.train, split.test, (0,))
+
+
+def write_lines(path: Path, x: Interactions) -> None:
+    lines = [
+        " ".join([u, *(x.item_ids[i] for i in x.history(n))]) for n, u in enumerate(x.user_ids) if len(x.history(n))
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_commands(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = leave_one_out(shop(6, users=80))
+    write_lines(tmp_path / "train.txt", split.train)
+    write_lines(tmp_path / "test.txt", split.test)
+    model, top = tmp_path / "model", tmp_path / "top.jsonl"
+    assert main(["train", "retrieval", name, "--events", str(tmp_path / "train.txt"), "--out", str(model)]) == 0
+    assert f"{name}: 80 users" in capsys.readouterr().out
+    other = tmp_path / "other"
+    assert main(["train", "retrieval", "popularity", "--events", str(tmp_path / "train.txt"), "--out", str(other)]) == 0
+    asked = ["--model", str(model), "--model", str(other), "--test", str(tmp_path / "test.txt"), "--k", "5"]
+    assert main(["evaluate", "retrieval", *asked, "--out", str(tmp_path / "report")]) == 0
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert 0 < metrics["model"]["recall@5"] <= 1
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "model minus the others" in page
+    assert (tmp_path / "report" / "measures.png").exists()
+    known = ["--histories", str(tmp_path / "train.txt")]
+    assert main(["recommend", "--model", str(model), *known, "--k", "3", "--exclude-seen", "--out", str(top)]) == 0
+    rows = [json.loads(line) for line in top.read_text().splitlines()]
+    assert {r["user_id"] for r in rows} == set(split.train.user_ids)
+    seen = {(u, split.train.item_ids[i]) for n, u in enumerate(split.train.user_ids) for i in split.train.history(n)}
+    assert not {(r["user_id"], r["item_id"]) for r in rows} & seen
+    assert {r["rank"] for r in rows} == {1, 2, 3}
+
+
+def test_commands_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines(tmp_path / "e.txt", shop())
+    events = ["--events", str(tmp_path / "e.txt")]
+    for words, message in [
+        (
+            ["train", "retrieval", "ease", *events, "--out", str(tmp_path / "m"), "--rank", "3"],
+            "--rank is for gf-cf, ials",
+        ),
+        (
+            ["train", "retrieval", "ease", "--events", str(tmp_path / "no.txt"), "--out", str(tmp_path / "m")],
+            "No such file",
+        ),
+        (["recommend", "--model", str(tmp_path), "--out", str(tmp_path / "o.csv")], "is not a bundle"),
+        (
+            ["evaluate", "retrieval", "--model", "a", "--model", "b/a", "--test", "t.txt", "--out", "r"],
+            "different names",
+        ),
+    ]:
+        assert main(words) == 1
+        assert message in capsys.readouterr().err
