@@ -27,7 +27,7 @@ class Candidates {
   void start(const AnnKernels& simd, std::size_t queries, int keep, int step) {
     simd_ = &simd;
     keep_ = keep;
-    full_ = std::max(2 * keep, 64);
+    full_ = std::max(2 * keep, 32);
     const std::size_t capacity = static_cast<std::size_t>(full_ + step + 2 * 16);
     if (scores_.size() < queries * capacity) {
       scores_.resize(queries * capacity);

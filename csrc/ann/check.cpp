@@ -6,20 +6,17 @@
 
 #include "ann/segment.hpp"
 #include "base/error.hpp"
+#include "simd/kernels.hpp"
 
 namespace aitems::ann {
 
 void check_vectors(const float* rows, std::size_t count, int dim, const char* what) {
+  const AnnKernels& simd = *kernels(active_isa()).ann;
   const std::size_t width = static_cast<std::size_t>(dim);
   for (std::size_t i = 0; i < count; ++i) {
     const float* x = rows + i * width;
-    float most = 0;
-    int odd = 0;
-    for (std::size_t d = 0; d < width; ++d) {
-      const float magnitude = std::fabs(x[d]);
-      odd |= !(magnitude <= kNormMax);  // NaN, too
-      most = std::max(most, magnitude);
-    }
+    const float most = simd.largest(x, dim);
+    bool odd = !(most <= kNormMax);  // NaN, too
     // The norm is at most sqrt(dim) times the largest component; only near the limit is it worth computing.
     if (!odd && most * std::sqrt(static_cast<float>(dim)) > kNormMax) {
       double squared = 0;

@@ -12,9 +12,10 @@
 namespace aitems::ann {
 namespace {
 
-constexpr std::size_t kTileQueries = 256;
+constexpr std::size_t kTileQueries = 1024;
 constexpr std::size_t kExactRows = 256, kExactQueries = 16;  // rows of one step stay in the nearest cache for 16 queries
-constexpr std::size_t kCoarseQueries = 12;
+constexpr std::size_t kCoarseQueries = 32;
+constexpr std::size_t kSampleRows = 256;  // of the nearest list, for a first threshold
 constexpr std::size_t kStepBytes = 32 << 10;  // codes of one step of a list scan, for the same reason
 
 // What all tiles of one call share.
@@ -40,6 +41,7 @@ struct Scratch {
   std::vector<std::vector<std::uint32_t>> probed;  // lists of each query, nearest first
   std::vector<std::uint32_t> starts, entries;
   std::vector<AnnQuery> group;
+  std::vector<std::int8_t> group_codes;
   std::vector<std::vector<Hit>> hits;
 };
 
@@ -61,14 +63,15 @@ void load_queries(const Call& call, const float* queries, std::size_t count, Scr
   scratch.queries.assign(count * stride, 0);
   for (std::size_t q = 0; q < count; ++q) std::memcpy(&scratch.queries[q * stride], queries + q * dim, dim * sizeof(float));
   if (s.lists == 0) return;
-  scratch.codes.assign(count * code_dim, 0);
+  scratch.codes.assign((count + kAnnQueriesRead) * code_dim, 0);
   scratch.factors.resize(count);
   scratch.norms.resize(count);
   scratch.corrections.resize(count);
   for (std::size_t q = 0; q < count; ++q) {
     const float* x = &scratch.queries[q * stride];
     std::int8_t* codes = &scratch.codes[q * code_dim];
-    scratch.factors[q] = 1 / quantize(x, s.dim, codes);
+    scratch.factors[q] = 1 / code_scale(call.simd, x, s.dim);
+    call.simd.quantize(x, s.dim, scratch.factors[q], codes);
     std::int32_t sum = 0;
     for (std::size_t d = 0; d < code_dim; ++d) sum += codes[d];
     scratch.corrections[q] = 128 * sum;
@@ -158,8 +161,10 @@ void probe(const Call& call, std::size_t count, Scratch& scratch) {
   }
 }
 
+// A multiple of the blocks that share one scale.
 std::size_t step_blocks(const Segment& s) {
-  return std::clamp<std::size_t>(kStepBytes / (static_cast<std::size_t>(s.code_dim()) * kBlockRows), 2, 16);
+  const std::size_t groups = kStepBytes / (static_cast<std::size_t>(s.code_dim()) * kBlockRows) / kScaleBlocks;
+  return std::clamp<std::size_t>(groups, 1, 4) * kScaleBlocks;
 }
 
 // No code of a vector is longer than this many times the vector (rounding moves a component by at most half a step of
@@ -169,11 +174,13 @@ float bound_slack(int dim) {
   return longer * longer;
 }
 
-void scan_list(const Call& call, const AnnBlocks& blocks, std::uint32_t list, AnnQuery* queries, const float* reach, std::size_t count,
-               Scratch& scratch) {
+// The first `most` blocks of a list.
+void scan_list(const Call& call, const AnnBlocks& blocks, std::uint32_t list, std::size_t most, AnnQuery* queries,
+               const float* reach, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
   const auto id_of = [&](std::uint32_t row) { return s.ids[row]; };
-  const std::size_t end = s.list_blocks[list + 1], step = step_blocks(s);
+  const std::size_t step = step_blocks(s);
+  const std::size_t end = std::min<std::size_t>(s.list_blocks[list + 1], s.list_blocks[list] + most);
   for (std::size_t b = s.list_blocks[list]; b < end; b += step) {
     if (!s.block_norms.empty()) {
       bool alive = false;
@@ -185,26 +192,33 @@ void scan_list(const Call& call, const AnnBlocks& blocks, std::uint32_t list, An
   }
 }
 
+constexpr std::size_t kWhole = kRowsMax;  // blocks
+
 void scan_single(const Call& call, const AnnBlocks& blocks, std::size_t count, Scratch& scratch) {
   const float slack = bound_slack(call.segment.dim);
   for (std::size_t q = 0; q < count; ++q) {
     const float reach = scratch.norms[q] * scratch.factors[q] * slack;
-    for (std::uint32_t list : scratch.probed[q]) scan_list(call, blocks, list, &scratch.candidates[q], &reach, 1, scratch);
+    for (std::uint32_t list : scratch.probed[q]) scan_list(call, blocks, list, kWhole, &scratch.candidates[q], &reach, 1, scratch);
   }
 }
 
-// All queries of a tile that probe a list scan it together. Nearest lists come first: they give every query a sharp threshold.
+// All queries of a tile that probe a list scan it together. First the beginning of each query's nearest list, which gives it a sharp
+// threshold; what was found there is dropped, unless that was the whole list, and found again with the rest.
 void scan_grouped(const Call& call, const AnnBlocks& blocks, std::size_t count, Scratch& scratch) {
-  const std::size_t lists = static_cast<std::size_t>(call.segment.lists);
-  const float slack = bound_slack(call.segment.dim);
+  const Segment& s = call.segment;
+  const std::size_t lists = static_cast<std::size_t>(s.lists), code_dim = static_cast<std::size_t>(s.code_dim());
+  const float slack = bound_slack(s.dim);
+  const auto is_sample = [&](std::uint32_t list) { return (s.list_blocks[list + 1] - s.list_blocks[list]) * kBlockRows <= kSampleRows; };
   std::vector<float> reach(count);
   scratch.group.resize(count);
-  for (int others = 0; others < 2; ++others) {
+  scratch.group_codes.resize((count + kAnnQueriesRead) * code_dim);
+  for (const bool rest : {false, true}) {
     scratch.starts.assign(lists + 1, 0);
     const auto each = [&](const auto& visit) {
       for (std::size_t q = 0; q < count; ++q) {
         const auto& probed = scratch.probed[q];
-        const std::size_t first = others ? 1 : 0, last = others ? probed.size() : std::min<std::size_t>(1, probed.size());
+        const std::size_t first = rest && !probed.empty() && is_sample(probed[0]) ? 1 : 0;
+        const std::size_t last = rest ? probed.size() : std::min<std::size_t>(1, probed.size());
         for (std::size_t i = first; i < last; ++i) visit(probed[i], static_cast<std::uint32_t>(q));
       }
     };
@@ -214,15 +228,20 @@ void scan_grouped(const Call& call, const AnnBlocks& blocks, std::size_t count, 
     each([&](std::uint32_t list, std::uint32_t q) { scratch.entries[scratch.starts[list]++] = q; });
     std::uint32_t begin = 0;  // starts[l] is now the end of list l
     for (std::size_t l = 0; l < lists; ++l) {
-      const std::uint32_t end = scratch.starts[l];
+      const std::uint32_t list = static_cast<std::uint32_t>(l), end = scratch.starts[l];
       const std::size_t queries = end - begin;
       for (std::size_t i = 0; i < queries; ++i) {
         const std::uint32_t q = scratch.entries[begin + i];
         scratch.group[i] = scratch.candidates[q];
+        scratch.group[i].codes = &scratch.group_codes[i * code_dim];
+        std::memcpy(&scratch.group_codes[i * code_dim], &scratch.codes[q * code_dim], code_dim);
         reach[i] = scratch.norms[q] * scratch.factors[q] * slack;
       }
-      if (queries) scan_list(call, blocks, static_cast<std::uint32_t>(l), scratch.group.data(), reach.data(), queries, scratch);
-      for (std::size_t i = 0; i < queries; ++i) scratch.candidates[scratch.entries[begin + i]] = scratch.group[i];
+      if (queries) scan_list(call, blocks, list, rest ? kWhole : kSampleRows / kBlockRows, scratch.group.data(), reach.data(), queries, scratch);
+      for (std::size_t i = 0; i < queries; ++i) {
+        if (!rest && !is_sample(list)) scratch.group[i].count = 0;
+        scratch.candidates[scratch.entries[begin + i]] = scratch.group[i];
+      }
       begin = end;
     }
   }
@@ -236,8 +255,17 @@ void rerank(const Call& call, std::size_t q, Scratch& scratch, AnnQuery& found) 
   take_hits(found, scratch.scores.data(), call, scratch.hits[q]);
 }
 
+struct Entered {
+  explicit Entered(const AnnKernels& simd) : leave(simd.leave) { simd.enter(); }
+  ~Entered() { leave(); }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  void (*leave)();
+};
+
 void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
+  const Entered entered(call.simd);
   const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
   const int step = static_cast<int>(step_blocks(s)) * kBlockRows;
   probe(call, count, scratch);
@@ -258,7 +286,7 @@ void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
       for (std::uint32_t list = 0; list < seen.size(); ++list)
         if (!seen[list] && (call.opening.lists[list / kBlockRows] >> list % kBlockRows & 1)) {
           const float reach = scratch.norms[q] * scratch.factors[q] * bound_slack(s.dim);
-          scan_list(call, blocks, list, &found, &reach, 1, scratch);
+          scan_list(call, blocks, list, kWhole, &found, &reach, 1, scratch);
         }
     }
     rerank(call, q, scratch, found);
@@ -289,8 +317,14 @@ void scan_delta(const Call& call, std::size_t count, Scratch& scratch) {
       scratch.hits[q].push_back({scratch.delta[q].scores[i], id_of(scratch.delta[q].rows[i]), scratch.delta[q].rows[i]});
 }
 
-void search_tile(const Call& call, const float* queries, std::size_t count, bool exact, std::int64_t* ids, float* scores) {
+// Not inlined: otherwise each use of the scratch asks anew where the thread keeps it.
+[[gnu::noinline]] Scratch& thread_scratch() {
   static thread_local Scratch scratch;
+  return scratch;
+}
+
+void search_tile(const Call& call, const float* queries, std::size_t count, bool exact, std::int64_t* ids, float* scores) {
+  Scratch& scratch = thread_scratch();
   if (scratch.hits.size() < count) scratch.hits.resize(count);
   for (std::size_t q = 0; q < count; ++q) scratch.hits[q].clear();
   load_queries(call, queries, count, scratch);

@@ -1,6 +1,7 @@
 #include "ann/segment.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -35,16 +36,20 @@ Layout one_run(const std::int64_t* ids, std::size_t count) {
   return layout;
 }
 
-// Lists one after the other; inside a list the longest vectors first (inner product), so that a scan can stop early.
-Layout in_lists(const std::vector<std::uint32_t>& nearest, int lists, const std::vector<float>& half_norms, const std::int64_t* ids,
-                bool by_norm) {
+// Lists one after the other; inside a list the longest vectors first (inner product), so that a scan can stop early, and among those
+// of about one length (to 1.5 %) the largest scales first, so that those that share one have similar ones.
+Layout in_lists(const std::vector<std::uint32_t>& nearest, int lists, const std::vector<float>& half_norms, const std::vector<float>& own_scales,
+                const std::int64_t* ids, bool by_norm) {
   std::vector<std::vector<std::uint32_t>> members(static_cast<std::size_t>(lists));
   for (std::size_t i = 0; i < nearest.size(); ++i) members[nearest[i]].push_back(static_cast<std::uint32_t>(i));
   Layout layout;
   layout.list_blocks.push_back(0);
   for (auto& list : members) {
     std::sort(list.begin(), list.end(), [&](std::uint32_t a, std::uint32_t b) {
-      return by_norm && half_norms[a] != half_norms[b] ? half_norms[a] > half_norms[b] : ids[a] < ids[b];
+      const std::uint32_t length_a = by_norm ? std::bit_cast<std::uint32_t>(half_norms[a]) >> 18 : 0;
+      const std::uint32_t length_b = by_norm ? std::bit_cast<std::uint32_t>(half_norms[b]) >> 18 : 0;
+      if (length_a != length_b) return length_a > length_b;
+      return own_scales[a] != own_scales[b] ? own_scales[a] > own_scales[b] : ids[a] < ids[b];
     });
     layout.row_item.insert(layout.row_item.end(), list.begin(), list.end());
     layout.row_item.resize((layout.row_item.size() + kBlockRows - 1) / kBlockRows * kBlockRows, kNone);
@@ -60,19 +65,31 @@ Column<T> column_of(const std::vector<T>& values) {
   return Column<T>(std::move(buffer));
 }
 
-// Packs rows into blocks. vector_of(row) is null for padding.
+// Packs rows into blocks. vector_of(row) is null for padding. In each run of blocks [starts[i], starts[i + 1]) every four blocks get
+// the largest of their rows' scales.
 template <class VectorOf>
-CodeTable pack(std::size_t rows, int dim, bool with_bias, int threads, const VectorOf& vector_of) {
+CodeTable pack(std::size_t rows, int dim, bool with_bias, const std::vector<std::uint32_t>& starts, int threads, const VectorOf& vector_of) {
+  const AnnKernels& simd = *kernels(active_isa()).ann;
   const int code_dim = padded_code_dim(dim);
   AlignedBuffer<std::uint8_t> codes(rows * static_cast<std::size_t>(code_dim));
   AlignedBuffer<float> scales(rows), biases(with_bias ? rows : 0);
+  parallel_for(starts.size() - 1, 16, threads, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t i = begin; i < end; ++i)
+      for (std::size_t b = starts[i]; b < starts[i + 1]; b += kScaleBlocks) {
+        const std::size_t first = b * kBlockRows, last = std::min<std::size_t>(starts[i + 1], b + kScaleBlocks) * kBlockRows;
+        float scale = 0;
+        for (std::size_t row = first; row < last; ++row)
+          if (const float* x = vector_of(row)) scale = std::max(scale, code_scale(simd, x, dim));
+        std::fill(scales.data() + first, scales.data() + last, scale);
+      }
+  });
   parallel_for(rows / kBlockRows, 64, threads, [&](std::size_t begin, std::size_t end, int) {
     std::vector<std::int8_t> row_codes(static_cast<std::size_t>(code_dim));
     for (std::size_t row = begin * kBlockRows; row < end * kBlockRows; ++row) {
       std::uint8_t* block = codes.data() + row / kBlockRows * kBlockRows * static_cast<std::size_t>(code_dim);
       std::fill(row_codes.begin(), row_codes.end(), std::int8_t{0});
       if (const float* x = vector_of(row)) {
-        scales[row] = quantize(x, dim, row_codes.data());
+        simd.quantize(x, dim, 1 / scales[row], row_codes.data());
         if (with_bias) biases[row] = -half_norm(x, dim);
       }
       for (int d = 0; d < code_dim; ++d)
@@ -97,19 +114,9 @@ Postings post(const AttributeColumn& attribute, const std::vector<std::uint32_t>
 
 }  // namespace
 
-float quantize(const float* x, int dim, std::int8_t* codes) {
-  float most = 0;
-  for (int d = 0; d < dim; ++d) most = std::max(most, std::fabs(x[d]));
-  if (most < 1e-30f) {
-    std::memset(codes, 0, static_cast<std::size_t>(dim));
-    return 1;
-  }
-  const float inverse = 127.f / most;
-  for (int d = 0; d < dim; ++d) {
-    const float value = x[d] * inverse;  // rounded half away from zero, without a library call
-    codes[d] = static_cast<std::int8_t>(static_cast<std::int32_t>(value + (value < 0 ? -.5f : .5f)));
-  }
-  return most / 127.f;
+float code_scale(const AnnKernels& simd, const float* x, int dim) {
+  const float most = simd.largest(x, dim);
+  return most < 1e-30f ? 1 : most / 127.f;
 }
 
 std::uint16_t to_half(float value) {
@@ -193,9 +200,12 @@ std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t c
       half_norms.resize(count);
       for (std::size_t i = 0; i < count; ++i) half_norms[i] = half_norm(vectors + i * static_cast<std::size_t>(dim), dim);
     }
-    layout = in_lists(nearest, segment->lists, half_norms, ids, inner_product);
+    std::vector<float> own_scales(count);
+    for (std::size_t i = 0; i < count; ++i) own_scales[i] = code_scale(*kernels(active_isa()).ann, vectors + i * static_cast<std::size_t>(dim), dim);
+    layout = in_lists(nearest, segment->lists, half_norms, own_scales, ids, inner_product);
     const std::size_t lists = static_cast<std::size_t>(segment->lists);
-    segment->centroids = pack((lists + kBlockRows - 1) / kBlockRows * kBlockRows, dim, options.metric == Metric::kL2, options.threads,
+    const std::uint32_t blocks = static_cast<std::uint32_t>((lists + kBlockRows - 1) / kBlockRows);
+    segment->centroids = pack(blocks * kBlockRows, dim, options.metric == Metric::kL2, {0, blocks}, options.threads,
                               [&](std::size_t row) { return row < lists ? &centroids[row * width] : nullptr; });
     segment->list_blocks = column_of(layout.list_blocks);
   }
@@ -205,7 +215,7 @@ std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t c
     const std::uint32_t item = layout.row_item[row];
     return item == kNone ? nullptr : vectors + item * static_cast<std::size_t>(dim);
   };
-  if (segment->lists > 0) segment->codes = pack(segment->rows, dim, options.metric == Metric::kL2, options.threads, vector_of);
+  if (segment->lists > 0) segment->codes = pack(segment->rows, dim, options.metric == Metric::kL2, layout.list_blocks, options.threads, vector_of);
 
   AlignedBuffer<std::int64_t> row_ids(segment->rows);
   AlignedBuffer<std::uint16_t> present(segment->blocks());
@@ -229,6 +239,10 @@ std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t c
     }
     if (!norms.empty()) norms[row / kBlockRows] = std::max(norms[row / kBlockRows], std::sqrt(2 * half_norms[item]));
   }
+  if (!norms.empty())  // falling within a list: each block's bound holds for those after it, too
+    for (int l = 0; l < segment->lists; ++l)
+      for (std::uint32_t b = layout.list_blocks[static_cast<std::size_t>(l) + 1]; b-- > layout.list_blocks[static_cast<std::size_t>(l)] + 1;)
+        norms[b - 1] = std::max(norms[b - 1], norms[b]);
   std::sort(by_id.begin(), by_id.end(), [&](std::uint32_t a, std::uint32_t b) { return row_ids[a] < row_ids[b]; });
   segment->by_id = column_of(by_id);
   segment->block_norms = column_of(norms);

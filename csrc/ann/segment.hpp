@@ -19,6 +19,7 @@ enum class Metric : std::int32_t { kInnerProduct = 0, kCosine = 1, kL2 = 2 };
 enum class VectorFormat : std::int32_t { kFloat = 0, kHalf = 1 };
 
 constexpr int kBlockRows = 16;
+constexpr int kScaleBlocks = 4;  // blocks of a list, from its first on, that share one scale: a kernel may compare their sums as they are
 constexpr int kDimMax = 16384;
 constexpr float kNormMax = 1e18f;  // so that no score overflows
 constexpr std::size_t kRowsMax = 0x7fffffff;
@@ -88,8 +89,8 @@ struct BuildOptions {
 std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t count, int dim, const std::int64_t* ids,
                                              const std::vector<AttributeColumn>& attributes, const BuildOptions& options);
 
-// Signed 8-bit codes of x, scale such that x ~ codes * scale. Returns the scale; a zero vector has scale 1.
-float quantize(const float* x, int dim, std::int8_t* codes);
+// The scale at which the largest component of x has code 127 or -127; 1 for a zero vector.
+float code_scale(const AnnKernels& simd, const float* x, int dim);
 std::uint16_t to_half(float value);
 float from_half(std::uint16_t half);
 

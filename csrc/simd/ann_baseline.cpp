@@ -64,6 +64,7 @@ float distance_half_one(const float* query, const std::uint16_t* row, std::int32
 
 }  // namespace
 
+#include "simd/ann_quantize.inc"
 #include "simd/ann_rows.inc"
 
 namespace {
@@ -132,7 +133,11 @@ const AnnKernels kAnn_baseline = {over_rows<float, dot_one>,
                                   over_rows<float, distance_one>,
                                   over_rows<std::uint16_t, dot_half_one>,
                                   over_rows<std::uint16_t, distance_half_one>,
+                                  largest,
+                                  quantize,
                                   collect,
                                   scan,
-                                  cut};
+                                  cut,
+                                  nothing,
+                                  nothing};
 }  // namespace aitems

@@ -11,7 +11,7 @@ namespace aitems {
 
 // One query and its candidate buffer, filled by the kernels and cut by `cut`.
 struct AnnQuery {
-  const std::int8_t* codes;  // code_dim signed codes
+  const std::int8_t* codes;  // code_dim signed codes; see `scan`
   std::int32_t correction;   // 128 * sum of the codes: item codes are stored as code + 128
   float bias_factor;         // what a row's bias is multiplied with, to come into the units of this query's code sums
   float threshold;           // a row is kept when its score is above it
@@ -30,6 +30,8 @@ struct AnnBlocks {
   std::int32_t code_dim;      // multiple of 4
 };
 
+constexpr std::size_t kAnnQueriesRead = 32;  // codes of queries that a kernel reads at a time
+
 struct AnnKernels {
   // out[i] = <query, row> for row = base + (rows ? rows[i] : i) * stride, over `stride` dimensions (a multiple of 16).
   void (*dot)(const float* query, const float* base, std::int32_t stride, const std::uint32_t* rows, std::size_t count, float* out);
@@ -41,15 +43,22 @@ struct AnnKernels {
                    float* out);
   void (*negative_distance_half)(const float* query, const std::uint16_t* base, std::int32_t stride, const std::uint32_t* rows,
                                  std::size_t count, float* out);
+  // The largest magnitude in x; NaN if there is one.
+  float (*largest)(const float* x, std::int32_t dim);
+  // codes[d] = x[d] * inverse_scale, rounded half away from zero. The product must be at most 127 in magnitude.
+  void (*quantize)(const float* x, std::int32_t dim, float inverse_scale, std::int8_t* codes);
   // Appends first_row + i to the query's buffer for each of `count` scores that is above the threshold and live.
   // live[0] belongs to the 16 rows from first_row on. The buffer must hold count + 16 more.
   void (*collect)(const float* scores, std::size_t count, std::uint32_t first_row, const std::uint16_t* live, AnnQuery* query);
-  // Scores the blocks [begin, end) for each query and appends the rows above its threshold.
-  // Each buffer must hold (end - begin + 1) * 16 more.
+  // Scores the blocks [begin, end) for each query and appends the rows above its threshold. The queries' codes lie one after another,
+  // with kAnnQueriesRead more to read behind them. Each buffer must hold (end - begin + 1) * 16 more.
   void (*scan)(const AnnBlocks* blocks, std::size_t begin, std::size_t end, AnnQuery* queries, std::int32_t num_queries);
   // Raises the query's threshold by bisection so that at least `keep` candidates stay above it, and drops the others, order kept.
   // Never drops one of the best `keep`. Ties can keep it from dropping anything.
   void (*cut)(AnnQuery* query, std::int32_t keep);
+  // Around all calls of `scan` that one thread makes for one search: the AMX level holds its tiles in between.
+  void (*enter)();
+  void (*leave)();
 };
 
 }  // namespace aitems

@@ -58,6 +58,7 @@ float distance_half_one(const float* query, const std::uint16_t* row, std::int32
 
 }  // namespace
 
+#include "simd/ann_quantize.inc"
 #include "simd/ann_rows.inc"
 
 namespace {
@@ -176,7 +177,11 @@ const AnnKernels kAnn_v3 = {over_rows<float, dot_one>,
                             over_rows<float, distance_one>,
                             over_rows<std::uint16_t, dot_half_one>,
                             over_rows<std::uint16_t, distance_half_one>,
+                            largest,
+                            quantize,
                             collect,
                             scan,
-                            cut};
+                            cut,
+                            nothing,
+                            nothing};
 }  // namespace aitems
