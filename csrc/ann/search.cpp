@@ -12,7 +12,8 @@
 namespace aitems::ann {
 namespace {
 
-constexpr std::size_t kTileQueries = 1024;
+// Queries that are answered together: the more, the more of them share a list that has come into the cache. Their candidates bound it.
+constexpr std::size_t kTileQueries = 1024, kTileCandidates = std::size_t{1} << 21;
 constexpr std::size_t kExactRows = 256, kExactQueries = 16;  // rows of one step stay in the nearest cache for 16 queries
 constexpr std::size_t kCoarseQueries = 32;
 constexpr std::size_t kSampleRows = 256;  // of the nearest list, for a first threshold
@@ -443,7 +444,9 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
     how = "exact";
   }
   const std::size_t threads = static_cast<std::size_t>(resolve_threads(options.threads));
-  const std::size_t tile = std::clamp<std::size_t>((count + threads - 1) / threads, 1, kTileQueries);
+  const std::size_t room = kTileCandidates / static_cast<std::size_t>(2 * std::max(call.effort.shortlist, options.k) + 512);
+  const std::size_t most = std::clamp<std::size_t>(room, 16, kTileQueries);
+  const std::size_t tile = std::clamp<std::size_t>((count + threads - 1) / threads, 1, most);
   parallel_for(count, tile, options.threads, [&](std::size_t begin, std::size_t end, int) {
     search_tile(call, queries + begin * static_cast<std::size_t>(s.dim), end - begin, exact, ids + begin * k, scores + begin * k);
   });
