@@ -84,9 +84,9 @@ def test_gowalla(publish: Callable[[str, str], None]) -> None:
         lines.append(line(name, chosen, scores, 20, seconds))
     publish(
         "retrieval_gowalla",
-        f"Gowalla, {len(train)} users, {train.num_items} items, {len(train.items)} + {len(test.items)} interactions, the "
-        "published split; full ranking, training items left out; 95 % bootstrap intervals over users. Published: LightGCN "
-        f".1830/.1554, GF-CF .1868/.1534, iALS .1708/.1434.\n\n{table(20, lines)}",
+        f"Gowalla, {len(train)} users, {train.num_items} items, {len(train.items)} + {len(test.items)} interactions, "
+        "the published split; full ranking, training items left out; 95 % bootstrap intervals over users. Published: "
+        f"LightGCN .1830/.1554, GF-CF .1868/.1534, iALS .1708/.1434.\n\n{table(20, lines)}",
     )
     assert best > 0.15
 
@@ -115,8 +115,8 @@ def test_beauty(publish: Callable[[str, str], None]) -> None:
         lines.append(line(name, chosen, scores, 10, seconds))
     publish(
         "retrieval_beauty",
-        f"Beauty, {len(everything)} users, {everything.num_items} items; the last item of each user tests, the one before "
-        "validates and is not trained on, but belongs to the history; full ranking, history left out; 95 % bootstrap "
-        f"intervals over users.\n\n{table(10, lines)}",
+        f"Beauty, {len(everything)} users, {everything.num_items} items; the last item of each user tests, the one "
+        "before validates and is not trained on, but belongs to the history; full ranking, history left out; 95 % "
+        f"bootstrap intervals over users.\n\n{table(10, lines)}",
     )
     assert best > 0.05
