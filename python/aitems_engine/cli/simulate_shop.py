@@ -8,6 +8,7 @@ import time
 
 EXAMPLES = """  aitems simulate shop --products 200000 --leaves 4215 --seed 1 --out shop
   aitems simulate shop --products 5000 --leaves 60 --out small-shop        # a quick look
+  aitems simulate shop --products 20000 --leaves 400 --users 5000 --out shop   # with what users did
   aitems simulate shop --products 200000 --label-noise 0.2 --out noisy     # to test label cleaning
 """
 
@@ -18,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="the same seed and sizes give the same shop (default 1)")
     parser.add_argument("--label-noise", type=float, default=0.03, help="share of wrong labels (default 0.03)")
     parser.add_argument("--imbalance", type=float, default=1000.0, help="largest leaf to smallest (default 1000)")
+    parser.add_argument("--users", type=int, default=0, help="users with sessions, clicks, purchases (default none)")
     parser.add_argument("--out", required=True, help="folder to write to")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -33,9 +35,10 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         label_noise=args.label_noise,
         imbalance=args.imbalance,
+        users=args.users,
         progress=not args.quiet and sys.stderr.isatty(),
     )
     seconds = time.monotonic() - started
     print(f"{shop.num_products} products in {shop.num_leaves} leaves, {seconds:.1f} s")
-    for path in (shop.products, shop.truth, shop.taxonomy, shop.manifest):
+    for path in (shop.products, shop.truth, shop.taxonomy, *shop.users, shop.manifest):
         print(f"  {path}")

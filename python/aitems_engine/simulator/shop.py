@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from aitems_engine.simulator.ceiling import Ceiling
 from aitems_engine.simulator.malls import STATES, Malls
 from aitems_engine.simulator.titles import Slots, Titles
 from aitems_engine.simulator.tree import Tree, build_tree, leaf_counts
+from aitems_engine.simulator.users import Items, check_users, simulate_impressions, write_users
 from aitems_engine.simulator.writing import Writer
 
 CHUNK = 20_000
@@ -43,6 +44,8 @@ class SimulatedShop:
     manifest: Path
     num_products: int
     num_leaves: int
+    users: tuple[Path, ...] = ()
+    """events, impressions_truth and users_truth, where users were asked for."""
 
 
 def simulate_shop(
@@ -53,9 +56,12 @@ def simulate_shop(
     seed: int = 1,
     label_noise: float = 0.03,
     imbalance: float = IMBALANCE,
+    users: int = 0,
     progress: bool = False,
 ) -> SimulatedShop:
     """Write a shop into the folder `out`: products.parquet, truth.parquet, taxonomy.csv, manifest.json, README.md.
+
+    With users also events.parquet, impressions_truth.parquet and users_truth.parquet (users.py).
 
     Parameters
     ----------
@@ -71,6 +77,8 @@ def simulate_shop(
         Share of products whose `category` is wrong, 0 to 0.9; the true one is in truth.parquet.
     imbalance : float >= 1
         Ratio of the most to the least frequent leaf; see `tree.leaf_counts`.
+    users : int
+        0 to 10,000,000; each brings about 80 impressions, held in memory at 100 bytes each.
     progress : bool
         Show a progress bar.
 
@@ -86,11 +94,12 @@ def simulate_shop(
     One core writes about 60,000 products a second. Memory: 20 bytes a product and one chunk of 20,000.
     """
     check(products, seed, label_noise, imbalance)
+    check_users(users)
     require_extra("train", "pyarrow")
     import pyarrow.parquet as pq
 
     seeds = np.random.SeedSequence(seed)
-    tree_seed, count_seed, habit_seed, mall_seed, time_seed, label_seed, chunk_seed = seeds.spawn(7)
+    tree_seed, count_seed, habit_seed, mall_seed, time_seed, label_seed, chunk_seed, user_seed = seeds.spawn(8)
     tree = build_tree(leaves, np.random.default_rng(tree_seed))
     counts = leaf_counts(tree, products, imbalance, np.random.default_rng(count_seed))
     titles = Titles(tree, np.random.default_rng(habit_seed))
@@ -112,6 +121,7 @@ def simulate_shop(
     writer = Writer(titles)
     ceiling = Ceiling(titles, malls, counts)
     starts = range(0, products, CHUNK)
+    prices = np.zeros(products if users else 0)
     with (
         pq.ParquetWriter(shop.products, product_schema()) as rows,
         pq.ParquetWriter(shop.truth, truth_schema()) as facts,
@@ -125,6 +135,8 @@ def simulate_shop(
             mall = malls.draw(leaf[part], mall_rng)
             ceiling.add(leaf[part], slots, mall)
             price = titles.prices(tree.noun[leaf[part]], price_rng)
+            if users:
+                prices[part] = price
             ids = [f"{i:010d}" for i in range(part.start + 1, part.stop + 1)]
             image = [f"images/{m[-2:]}/{i}.jpg" for m, i in zip((malls.ids[m] for m in mall.mall), ids, strict=True)]
             rows.write_table(
@@ -140,6 +152,14 @@ def simulate_shop(
                 )
             )
             facts.write_table(truth_table(ids, tree.leaf_ids[leaf[part]], noise[part], slots, mall.state))
+    if users:
+        product_ids = np.char.zfill(np.arange(1, products + 1).astype(str), 10)
+        last = FIRST_DAY_MS + DAYS * DAY_MS
+        seen = simulate_impressions(
+            Items(tree.noun[leaf], prices, when), users, FIRST_DAY_MS, last, np.random.default_rng(user_seed)
+        )
+        names = [name or "기타" for name in tree.noun_names]
+        shop = replace(shop, users=write_users(folder, *seen, product_ids, prices, names))
     describe(shop, counts, ceiling.accuracy(), {"seed": seed, "label_noise": label_noise, "imbalance": imbalance})
     return shop
 
@@ -275,7 +295,7 @@ def describe(
     shop: SimulatedShop, counts: NDArray[np.int64], ceiling: dict[str, float], settings: dict[str, float]
 ) -> None:
     """Write manifest.json (sizes, settings, SHA-256 of each file) and README.md."""
-    files = {path.name: sha256(path) for path in (shop.products, shop.truth, shop.taxonomy)}
+    files = {path.name: sha256(path) for path in (shop.products, shop.truth, shop.taxonomy, *shop.users)}
     manifest = {
         "format_version": 1,
         "made_by": f"aitems-engine {__version__} simulate shop",
@@ -313,6 +333,11 @@ Every word and brand is invented; figures measured on these files are simulated 
   {ceiling["title_and_mall"]:.1%} from title and mall category (see docs/simulator.md); a classifier does worse.
 
 Never train on truth.parquet: it is there to measure against.
+"""
+    if shop.users:
+        text += """
+events.parquet holds what users did (impression, click, purchase), users_truth.parquet the product types they like, and
+impressions_truth.parquet the probabilities with which each shown item was clicked and, once clicked, bought.
 """
     shop.manifest.with_name("README.md").write_text(text, encoding="utf-8")
 
