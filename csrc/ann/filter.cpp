@@ -40,8 +40,18 @@ RowMask leaf(const FilterNode& node, const Snapshot& snapshot) {
     return mask;
   }
   if (node.kind == FilterNode::Kind::kIds) {
-    for (std::int64_t id : node.ids)
-      if (const std::int64_t row = segment.row_of(id); row >= 0) set(mask.base, static_cast<std::size_t>(row));
+    if (node.ids.size() * 16 < segment.items) {
+      for (std::int64_t id : node.ids)
+        if (const std::int64_t row = segment.row_of(id); row >= 0) set(mask.base, static_cast<std::size_t>(row));
+    } else {  // both are sorted: walking along costs less than so many binary searches
+      std::size_t at = 0;
+      for (std::size_t i = 0; i < segment.items; ++i) {
+        const std::uint32_t row = segment.by_id[i];
+        while (at < node.ids.size() && node.ids[at] < segment.ids[row]) ++at;
+        if (at == node.ids.size()) break;
+        if (node.ids[at] == segment.ids[row]) set(mask.base, row);
+      }
+    }
   } else {
     for (std::size_t row = 0; row < segment.rows; ++row)
       if (passes(node, segment.ids[row])) set(mask.base, row);

@@ -155,3 +155,55 @@ def test_a_long_chain_of_filters_is_fine():
     for _ in range(3000):
         chain = chain | Filter.ids([2])
     assert index.search(np.ones((1, 3), np.float32), 3, filter=chain).ids[0].tolist() == [0, 2, -1]
+
+
+@pytest.mark.parametrize("kind", [{"kind": "exact"}, {"kind": "ivf", "lists": 4}])
+def test_filters_of_a_batch_equal_the_exact_subsets(kind):
+    """All sorts at once: equal ones made twice, deny-lists short and long, none, and one that nothing passes."""
+    rng = np.random.default_rng(5)
+    vectors = rng.integers(-2, 3, size=(1500, 6)).astype(np.float32)
+    malls = [MALLS[i % 3] for i in range(1500)]
+    index = AnnIndex.build(vectors, attributes={"mall": malls}, **kind)
+    index.delete([3, 4])
+    index.upsert([2000], vectors[:1], {"mall": ["a"]})
+    items = {i: (v, m) for i, (v, m) in enumerate(zip(vectors, malls, strict=True)) if i not in (3, 4)}
+    items[2000] = (vectors[0], "a")
+    rules = []
+    for q in range(40):
+        some = set(rng.choice(1500, [3, 60, 1200][q % 3], replace=False).tolist()) | {2000}
+        rules.append(
+            [
+                (Filter.eq("mall", "a"), {i for i, (_, m) in items.items() if m == "a"}),
+                (~Filter.ids(some), items.keys() - some),
+                (Filter.ids(np.array(sorted(some))), items.keys() & some),
+                (None, set(items)),
+                (Filter.ids([]), set()),
+                (~Filter.ids([]), set(items)),
+            ][q % 6 if q < 30 else 1]
+        )
+    queries = rng.integers(-2, 3, size=(40, 6)).astype(np.float32)
+    settings = {} if kind["kind"] == "exact" else {"probes": 4, "shortlist": 3000}
+    hits = index.search(queries, 12, [filter for filter, _ in rules], **settings)
+    rows, ids = np.stack([v for v, _ in items.values()]), list(items)
+    for q, (_, allowed) in enumerate(rules):
+        expected = reference.search(rows, ids, queries[q : q + 1], 12, "ip", allowed)
+        np.testing.assert_array_equal(hits.ids[q], expected[0][0])
+        np.testing.assert_array_equal(hits.scores[q], expected[1][0])
+
+
+def test_a_deny_list_a_query_keeps_recall(shop):
+    index, exact, queries = shop
+    best = exact.search(queries, 30).ids
+    deny = [~Filter.ids(row[::2]) for row in best]
+    hits, truth = index.search(queries, 10, deny), exact.search(queries, 10, deny)
+    assert hits.how == "lists"
+    assert not (hits.ids[:, :, None] == best[:, None, ::2]).any()
+    assert recall(hits.ids, truth.ids) >= 0.98
+
+
+def test_ids_in_any_form_are_one_filter():
+    index = AnnIndex.build(np.eye(5, dtype=np.float32))
+    for ids in ([3, 1, 3, 99], (1, 3), np.array([3, 1, 1]), np.array([1, 3], np.uint32), iter([1, 3]), {1, 3}):
+        assert index.search(np.ones((1, 5), np.float32), 3, filter=Filter.ids(ids)).ids[0].tolist() == [1, 3, -1]
+    for ids in ([], np.array([], np.int64), [-5], [2**63 - 1]):
+        assert index.search(np.ones((1, 5), np.float32), 1, filter=Filter.ids(ids)).ids.tolist() == [[-1]]

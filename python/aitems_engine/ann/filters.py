@@ -66,8 +66,13 @@ class Filter:
         if isinstance(ids, np.ndarray):
             if ids.ndim != 1 or ids.dtype.kind not in "iuU":
                 raise InvalidInputError(f"ids must be one-dimensional integers or strings, got {ids.dtype} {ids.shape}")
-            return Filter(_IDS, held_ids=ids.astype(np.int64) if ids.dtype.kind in "iu" else tuple(ids.tolist()))
-        return Filter(_IDS, held_ids=tuple(ids))
+            held = ids.tolist() if ids.dtype.kind == "U" else ids
+        else:
+            held = list(ids)
+            if held and all(type(i) is int and -(1 << 63) <= i < 1 << 63 for i in held):
+                held = np.array(held, np.int64)
+        # sorted once, here, however often the filter is used
+        return Filter(_IDS, held_ids=np.unique(held.astype(np.int64)) if isinstance(held, np.ndarray) else tuple(held))
 
     @staticmethod
     def bitmap(allowed: NDArray[np.bool_]) -> Filter:
@@ -103,12 +108,12 @@ class Filter:
                 pending.extend((operand, False) for operand in reversed(node.operands))
             elif node.kind == _VALUES:
                 attribute, codes = encode(node.attribute, node.values)
-                out.append((_VALUES, attribute, codes))
+                out.append((_VALUES, attribute, sorted(codes)))
             elif node.kind == _IDS:
-                ids = node.held_ids if isinstance(node.held_ids, np.ndarray) else encode_ids(node.held_ids)
                 if string_ids and isinstance(node.held_ids, np.ndarray):
                     raise InvalidInputError("this index has string ids, got a filter over integer ids")
-                out.append((_IDS, np.unique(ids)))
+                held = node.held_ids
+                out.append((_IDS, held if isinstance(held, np.ndarray) else np.unique(encode_ids(held))))
             elif node.kind == _BITMAP:
                 if string_ids:
                     raise InvalidInputError("this index has string ids; a bitmap needs integer ids")
@@ -116,6 +121,29 @@ class Filter:
             else:
                 out.append((node.kind,))
         return out
+
+
+def key_of(program: Program) -> tuple[object, ...]:
+    """Return what is equal for programs that do the same, step by step; hashable."""
+    return tuple(
+        part.tobytes() if isinstance(part, np.ndarray) else tuple(part) if isinstance(part, list) else part
+        for step in program
+        for part in step
+    )
+
+
+def denied(program: Program) -> NDArray[np.int64] | None:
+    """Return the ids of a program that is a deny-list and nothing else."""
+    if [step[0] for step in program] != [_IDS, _NOT]:
+        return None
+    ids = program[0][1]
+    assert isinstance(ids, np.ndarray)
+    return ids
+
+
+def anything() -> Program:
+    """Return the program that every item passes: a search with it aims at the recall of filtered searches."""
+    return [(_IDS, np.empty(0, np.int64)), (_NOT,)]
 
 
 def check_value(value: object) -> Value:

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from aitems_engine._native import ann as native
 from aitems_engine.ann import file, tuning
 from aitems_engine.ann.attributes import Attributes
-from aitems_engine.ann.filters import Filter
+from aitems_engine.ann.filters import Filter, Program, anything, denied, key_of
 from aitems_engine.ann.ids import StringIds, are_strings, integer_ids
 from aitems_engine.ann.merging import Merger
 from aitems_engine.errors import IndexFormatError, InvalidInputError
 
 METRICS = ("ip", "cosine", "l2")  # numbered as in csrc/ann/segment.hpp
 RERANKS = ("float", "half")
+K_MOST = 1 << 20
+DENIED_MOST = 1000  # ids of a query's deny-list; with more, its own mask of rows costs less than so many more results
 FORMS = ("auto", "single", "grouped", "exact")
 
 
@@ -244,7 +246,8 @@ class AnnIndex:
         k : int, 1 to 2**20
             Where fewer than `k` items exist (or pass the filter), the rest is id -1, score -inf.
         filter : Filter, or one Filter or None a query
-            Only items that pass are returned.
+            Only items that pass are returned. In a batch, queries with equal filters are searched together, and so are
+            those that deny up to 1,000 ids each (``~Filter.ids(...)``, what a user has seen).
         threads : int
             0 = all cores. A single query uses one.
         probes, shortlist : int
@@ -444,23 +447,50 @@ class AnnIndex:
         filters: list[Filter | None],
         rest: tuple[int, int, int, int, str],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
-        """Search with one filter a query: queries with the same filter object go together."""
+        """Search with one filter a query; queries whose filters do the same, or deny few ids each, go together."""
         if not isinstance(queries, np.ndarray) or len(queries) != len(filters):
             raise InvalidInputError(
                 f"one filter a query is needed, got {len(filters)} filters for {len(queries)} queries"
             )
-        for f in filters:
+        programs: dict[int, Program | None] = {}
+        keys: dict[int, object] = {}
+        denies: dict[int, NDArray[np.int64]] = {}
+        groups: dict[object, list[int]] = {}
+        for row, f in enumerate(filters):
             if f is not None and not isinstance(f, Filter):
                 raise InvalidInputError(f"filter must hold Filter or None, got {type(f).__name__}")
-        groups: dict[int, list[int]] = {}
-        for row, f in enumerate(filters):
-            groups.setdefault(id(f), []).append(row)
+            if id(f) not in keys:
+                program = programs[id(f)] = None if f is None else self._program(f)
+                few = None if program is None else denied(program)
+                if few is not None and len(few) <= min(DENIED_MOST, K_MOST - k):
+                    keys[id(f)], denies[id(f)] = "few", few
+                else:
+                    keys[id(f)] = None if program is None else key_of(program)
+            groups.setdefault(keys[id(f)], []).append(row)
         ids = np.full((len(filters), max(k, 0)), -1, np.int64)
         scores = np.full(ids.shape, -np.inf, np.float32)
         hows = set()
-        for rows in groups.values():
-            f = filters[rows[0]]
-            found = core.search(queries[rows], k, None if f is None else self._program(f), *rest)
+        for key, rows in groups.items():
+            if key == "few":
+                found = _search_denied(core, queries[rows], k, [denies[id(filters[row])] for row in rows], rest)
+            else:
+                found = core.search(queries[rows], k, programs[id(filters[rows[0]])], *rest)
             ids[rows], scores[rows] = found[0], found[1]
             hows.add(found[2])
         return ids, scores, hows.pop() if len(hows) == 1 else "mixed" if hows else "empty"
+
+
+def _search_denied(
+    core: native.Index,
+    queries: NDArray[np.float32],
+    k: int,
+    lists: list[NDArray[np.int64]],
+    rest: tuple[int, int, int, int, str],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
+    """Search all queries together for as many more results as any of them denies, then leave the denied ones out."""
+    more = k + max(map(len, lists)) if k > 0 else k
+    ids, scores, how = core.search(queries, more, anything(), *rest)
+    taken = np.stack([np.isin(row, few) for row, few in zip(ids, lists, strict=True)])
+    order = np.argsort(taken, axis=1, kind="stable")[:, :k]  # the denied ones go to the end
+    ids[taken], scores[taken] = -1, -np.inf
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1), how
