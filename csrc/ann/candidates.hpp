@@ -29,7 +29,7 @@ class Candidates {
     keep_ = keep;
     full_ = std::max(2 * keep, 32);
     const std::size_t capacity = static_cast<std::size_t>(full_ + step + 2 * 16);
-    if (scores_.size() < queries * capacity) {
+    if (rows_.size() < queries * capacity) {  // the last to grow: memory may run out between the two
       scores_.resize(queries * capacity);
       rows_.resize(queries * capacity);
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference.xxh64 import xxh64
 
 from aitems_engine.ann import AnnIndex, Filter
 from aitems_engine.errors import AitemsError, IndexFormatError
@@ -149,6 +151,128 @@ def test_without_checksums_damage_never_crashes(tmp_path_factory, saved, data):
         opened.search(QUERIES, 20)
     except AitemsError:
         pass
+
+
+def places(size: int, wanted: int) -> list[int]:
+    """Return about `wanted` places of a file: all of the head, then evenly."""
+    return sorted({*range(0, min(size, 64)), *np.linspace(0, size - 1, wanted, dtype=int).tolist()})
+
+
+VARIANTS = [("ivf", "ip", "float", False), ("ivf", "l2", "half", True), ("exact", "cosine", "float", True)]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda v: "-".join(map(str, v)))
+def variant(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ann") / "items.index"
+    make(*request.param).save(path)
+    return request.param, path.read_bytes()
+
+
+def test_cut_short_anywhere_is_an_error(tmp_path, variant):
+    path, whole = tmp_path / "cut.index", variant[1]
+    for size in places(len(whole), 150):
+        path.write_bytes(whole[:size])
+        for verify in (True, False):
+            with pytest.raises(IndexFormatError):
+                AnnIndex.open(path, verify=verify)
+
+
+def use(index: AnnIndex) -> None:
+    """Search, write and merge: whatever opened must do so without reading outside of the file."""
+    try:
+        assert index.search(QUERIES, 20).ids.shape == (9, 20)
+        index.search(QUERIES, 20, filter=Filter.eq("mall", "a") & ~Filter.bitmap(np.ones(3, bool)), form="exact")
+    except AitemsError:
+        pass
+    try:
+        index.delete(index.ids[:3])
+        index.upsert(index.ids[:2], QUERIES[:2])
+        index.compact()
+        index.search(QUERIES, 20)
+    except AitemsError:
+        pass
+    index.close()
+
+
+def test_flipped_bits_anywhere(tmp_path, variant):
+    """With checksums: an error, or a bit between sections. Without: an error or something that can be searched."""
+    settings, whole = variant
+    path = tmp_path / "flipped.index"
+    rng = np.random.default_rng(0)
+    opened = 0
+    for at in places(len(whole), 250):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with contextlib.suppress(IndexFormatError):
+            assert_same(AnnIndex.open(path), make(*settings))
+        try:
+            index = AnnIndex.open(path, verify=False)
+        except IndexFormatError:
+            continue
+        opened += 1
+        use(index)
+    assert opened > 50
+
+
+def with_checksums(changed: bytearray) -> bytes:
+    """Make header and table true again: what a wrong writer would have written (csrc/base/section_file.hpp)."""
+    count = min(int.from_bytes(changed[12:16], "little"), 4096)
+    table = bytes(changed[64 : 64 + 48 * count])
+    changed[24:32] = xxh64(table).to_bytes(8, "little")
+    changed[56:64] = xxh64(bytes(changed[:56])).to_bytes(8, "little")
+    return bytes(changed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_wrong_table_with_right_checksums_never_crashes(tmp_path_factory, saved, data):
+    """Header and table changed at will, and what `meta` says, too."""
+    count = int.from_bytes(saved[12:16], "little")
+    meta = next(i for i in range(count) if saved[64 + 48 * i :][:5] == b"meta\0")
+    start = int.from_bytes(saved[64 + 48 * meta + 16 :][:8], "little")
+    heads = st.one_of(st.integers(8, 23), st.integers(64, 64 + 48 * count - 1), st.integers(start, start + 79))
+    changed = bytearray(saved)
+    assert with_checksums(bytearray(saved)) == saved
+    for at in data.draw(st.lists(heads, min_size=1, max_size=3)):
+        changed[at] = data.draw(st.sampled_from([0, 1, 2, 16, 127, 128, 255, changed[at] ^ 1, changed[at] ^ 64]))
+    path = tmp_path_factory.getbasetemp() / "wrong.index"
+    path.write_bytes(with_checksums(changed))
+    try:
+        index = AnnIndex.open(path, verify=False)
+    except AitemsError:
+        return
+    use(index)
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from aitems_engine.ann import AnnIndex
+index = AnnIndex.open(sys.argv[1])
+index.upsert([1], np.zeros((1, 7), np.float32), {"mall": ["x"], "tags": [[]]})
+for limit in (0, 10, 100, 4096, 9000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        index.save(sys.argv[1])
+    except OSError as error:
+        assert "File too large" in str(error), error
+    else:
+        raise SystemExit(f"saved into {limit} bytes")
+assert len(index) == 121
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+index.save(sys.argv[1] + ".second")
+"""
+
+
+def test_a_disk_that_fills_up_leaves_the_previous_file(tmp_path, saved):
+    path = tmp_path / "items.index"
+    path.write_bytes(saved)
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == saved
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["items.index", "items.index.second"]
+    assert len(AnnIndex.open(tmp_path / "items.index.second")) == 121
 
 
 SAVER = """

@@ -152,8 +152,15 @@ def test_closed_index(index):
     for call in (
         lambda: index.search(VECTORS),
         lambda: index.delete([1]),
+        lambda: index.upsert([1], VECTORS[:1]),
+        lambda: index.vectors([1]),
+        lambda: index.save("never-written.index"),
+        lambda: 1 in index,
+        lambda: index.ids,
+        lambda: index.dim,
         index.describe,
         index.compact,
+        index.__enter__().describe,
         lambda: len(index),
     ):
         with pytest.raises(InvalidInputError, match="the index is closed"):
@@ -191,3 +198,52 @@ def test_upsert_checks_before_it_changes_anything(index):
         with pytest.raises(InvalidInputError, match=message):
             index.upsert(ids, vectors, attributes)
     assert index.describe()["added"] == 0
+
+
+@pytest.mark.parametrize("kind", [{"kind": "exact"}, {"kind": "ivf", "lists": 2}])
+def test_large_ids_through_writes_merges_and_files(kind, tmp_path):
+    ids = [2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1]
+    index = AnnIndex.build(VECTORS[:2], ids=[0, 2**62], **kind)
+    index.upsert(ids, VECTORS[2:7])
+    index.delete([2**32, 5])
+    expected = sorted({0, 2**62, *ids} - {2**32})
+    for merged in (False, True):
+        assert index.ids.tolist() == expected
+        np.testing.assert_array_equal(index.vectors([2**53 + 1]), VECTORS[5:6])
+        assert sorted(index.search(VECTORS[:1], 6).ids[0].tolist()) == expected
+        allowed = Filter.ids([2**31, 2**63 - 1])
+        assert sorted(index.search(VECTORS[:1], 2, filter=allowed).ids[0].tolist()) == [2**31, 2**63 - 1]
+        if not merged:
+            index.compact()
+    index.save(tmp_path / "x.index")
+    assert AnnIndex.open(tmp_path / "x.index").ids.tolist() == expected
+    for bad in ([-1], [2**63], [1.5], [None]):
+        with pytest.raises(InvalidInputError):
+            index.upsert(bad, VECTORS[:1])
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("kind", [{"kind": "exact"}, {"kind": "ivf", "lists": 3}])
+def test_nothing_but_zero_vectors_and_duplicates(kind, metric):
+    zeros = np.zeros((40, 4), np.float32)
+    index = AnnIndex.build(zeros, metric=metric, **kind)
+    assert index.search(zeros[:2], 5, probes=3, shortlist=40).ids.tolist() == [[0, 1, 2, 3, 4]] * 2
+    index.upsert([7, 50], np.ones((2, 4), np.float32))
+    index.upsert([51], zeros[:1])
+    index.compact()
+    best = index.search(np.ones((1, 4), np.float32), 2, probes=3, shortlist=40)
+    assert best.ids.tolist() == [[7, 50]]
+    assert np.isfinite(index.search(zeros[:1], 42).scores).all()
+
+
+def test_vectors_of_unknown_ids():
+    index = AnnIndex.build(VECTORS)
+    with pytest.raises(InvalidInputError, match="2 of the ids are not in the index, the first is 77"):
+        index.vectors([3, 77, 88])
+    assert index.vectors([]).shape == (0, 4)
+    named = AnnIndex.build(VECTORS[:2], ids=["a", "b"])
+    np.testing.assert_array_equal(named.vectors(["b", "a"]), VECTORS[[1, 0]])
+    with pytest.raises(InvalidInputError, match="the first is 'c'"):
+        named.vectors(["a", "c"])
+    assert "a" in named
+    assert "c" not in named
