@@ -39,16 +39,24 @@ def run(args: argparse.Namespace) -> None:
 
     from aitems_engine.ann import AnnIndex
     from aitems_engine.ann.vectors import read_columns, read_vectors
-    from aitems_engine.errors import InvalidInputError
+    from aitems_engine.errors import DataError, InvalidInputError
+
+    def read_ids(path: str) -> np.ndarray:
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except ValueError as error:
+            raise DataError(f"{path}: no .npy file of integers or strings ({error})") from error
 
     parquet = Path(args.vectors).suffix == ".parquet"
     if (args.attribute or args.id_column) and not parquet:
         raise InvalidInputError("--attribute and --id-column need --vectors to be a Parquet file")
     if args.ids and args.id_column:
         raise InvalidInputError("give --ids or --id-column, not both")
+    if not Path(args.out).absolute().parent.is_dir():  # known before the work, not after it
+        raise InvalidInputError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     names = [*args.attribute, *([args.id_column] if args.id_column else [])]
     columns = read_columns(args.vectors, names) if names else {}
-    ids = columns.pop(args.id_column) if args.id_column else np.load(args.ids, allow_pickle=False) if args.ids else None
+    ids = columns.pop(args.id_column) if args.id_column else read_ids(args.ids) if args.ids else None
     index = AnnIndex.build(
         read_vectors(args.vectors, args.column),
         ids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 EXAMPLES = """  aitems ann search --index items.index --queries users.npy --k 10 | head
   aitems ann search --index items.index --queries users.npy --filter mall_id=m17 --filter category!=c9
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="only items with this string value (NAME!=VALUE: without it); several: all must hold",
+        help="only items with this string or integer value (NAME!=VALUE: without it); several: all must hold",
     )
     parser.add_argument("--threads", type=int, default=0, help="default 0, all cores")
     parser.add_argument("--out", help=".npz file with ids and scores, instead of lines")
@@ -38,7 +39,11 @@ def run(args: argparse.Namespace) -> None:
         name, equals, value = text.partition("=")
         if not equals or not name.rstrip("!"):
             raise InvalidInputError(f"--filter must be NAME=VALUE or NAME!=VALUE, got {text!r}")
-        one = ~Filter.eq(name[:-1], value) if name.endswith("!") else Filter.eq(name, value)
+        values: list[str | int] = [value]
+        with contextlib.suppress(ValueError):
+            values.append(int(value))
+        one = Filter.isin(name.rstrip("!"), values)
+        one = ~one if name.endswith("!") else one
         wanted = one if wanted is None else wanted & one
     index = AnnIndex.open(args.index)
     hits = index.search(read_vectors(args.queries, args.column), args.k, wanted, args.threads)

@@ -108,3 +108,19 @@ def measures(found: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> b
         axis.set(title=measure, ylim=(len(models) - 0.5, -0.5))
         axis.grid(alpha=0.3, axis="x")
     return _png(figure)
+
+
+def recall_against_rate(
+    curve: Sequence[tuple[float, float]], chosen: tuple[float, float], exact_rate: float, k: int
+) -> bytes:
+    """Draw recall against queries per CPU-second of an index: by effort, the chosen effort, and the exact scan."""
+    figure = _figure(6, 3.8)
+    axis = figure.subplots()
+    if curve:
+        axis.plot(*zip(*curve, strict=True), color=BLUE, marker="o", markersize=4, label="by number of lists probed")
+    axis.plot(*chosen, color=ORANGE, marker="D", linestyle="", label="the index as it is")
+    axis.plot([1], [exact_rate], color=GREY, marker="s", linestyle="", label="exact scan")
+    axis.set(xlabel=f"recall@{k}", ylabel="queries per CPU-second", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(frameon=False, fontsize=8)
+    return _png(figure)
