@@ -47,8 +47,23 @@ def open(path: Path, *, verify: bool) -> tuple[native.Index, StringIds | None, A
         strings = None if notes["strings"] is None else StringIds(notes["strings"])
         attributes = Attributes(list(notes["attributes"]), list(notes["attributes"].values()))
         info = dict(notes["info"])
+        _check_info(info)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexFormatError(f"{path} is not a usable index file: its notes are damaged ({error})") from error
     if strings is not None and core.stats()["items"] and int(core.live_ids().max()) >= len(strings.strings):
         raise IndexFormatError(f"{path} is not a usable index file: an item has no string id")
     return core, strings, attributes, info
+
+
+def _check_info(info: dict[str, Any]) -> None:
+    """Raise ValueError unless a merge can go by what the notes say; without checksums they may say anything."""
+    target, asked = info["recall_target"], info.get("asked", {"kind": "auto", "lists": None})
+    lists, counts = asked["lists"], [info.get(name, 0) for name in ("planned_for", "changed_since")]
+    if not (
+        isinstance(target, (int, float))
+        and 0 < target <= 1
+        and isinstance(asked["kind"], str)
+        and (lists is None or (isinstance(lists, int) and 1 <= lists <= 1 << 20))
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+    ):
+        raise ValueError("what was asked for makes no sense")
