@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +306,19 @@ def test_commands_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]:
         assert main(words) == 1
         assert message in capsys.readouterr().err
+
+
+def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "retrieval.md").read_text(encoding="utf-8")
+    commands, program = (re.search(rf"```{kind}\n(.*?)```", page, re.S)[1] for kind in ("bash", "python"))
+    monkeypatch.chdir(tmp_path)
+    split = leave_one_out(shop(7, users=80))
+    write_lines(tmp_path / "histories.txt", shop(7, users=80))
+    for name, side in (("events.txt", split.train), ("later.txt", split.test)):
+        write_lines(tmp_path / name, side)
+    exec(program, {})  # noqa: S102
+    for command in commands.splitlines():
+        words = command.replace("events.parquet", "events.txt").replace("later.parquet", "later.txt").split()
+        assert words[0] == "aitems"
+        assert main(words[1:]) == 0
+    assert (tmp_path / "top.parquet").exists()
