@@ -23,7 +23,10 @@ from aitems_engine.ann.tuning import recall
 
 DATA = Path(os.environ.get("AITEMS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "vectors"
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="needs the vectors under AITEMS_DATA")
+pytestmark = [
+    pytest.mark.skipif(not DATA.exists(), reason="needs the vectors under AITEMS_DATA"),
+    pytest.mark.timeout(4 * 3600),
+]
 BATCH = 256
 BATCHES = (1, BATCH, 1000)
 ROUNDS = 3
