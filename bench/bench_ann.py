@@ -43,7 +43,7 @@ def ours(items: np.ndarray, queries: np.ndarray) -> list[Contender]:
     described = index.describe()
     plan = described["plan"][0]
     probes = sorted(
-        {max(1, round(plan["probes"] * 1.2**i)) for i in range(-2, 10)} & set(range(1, described["lists"] + 1))
+        {max(1, round(plan["probes"] * 1.3**i)) for i in range(-2, 11)} & set(range(1, described["lists"] + 1))
     )
     sweep: list[object] = [(p, s) for p in probes for s in (1.0, 1.2, 1.6, 2.4)]
     threads = [1]
