@@ -175,6 +175,7 @@ def plot(name: str, curves: dict[str, list[tuple[float, float]]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.rcParams["svg.fonttype"] = "none"  # letters as text: a tenth of the size
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for contender, points in curves.items():
         front, most = [], 0.0
