@@ -14,6 +14,15 @@ namespace aitems::ann {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+// Held by a thread around its scans.
+struct Entered {
+  explicit Entered(const AnnKernels& simd) : leave(simd.leave) { simd.enter(); }
+  ~Entered() { leave(); }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  void (*leave)();
+};
+
 struct Hit {
   float score;
   std::int64_t id;

@@ -1,6 +1,7 @@
 #include "ann/index_file.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -9,7 +10,7 @@
 namespace aitems::ann {
 namespace {
 
-constexpr SectionKind kIndexFile{"AITEMSAN", 1, ErrorKind::kIndexFormat, "index file"};
+constexpr SectionKind kIndexFile{"AITEMSAN", 2, ErrorKind::kIndexFormat, "index file", 1};
 enum Meta { kMetric, kFormat, kDim, kLists, kItems, kRows, kListsAsked, kIterations, kSeed, kAttributes, kMetaSize };
 constexpr std::int64_t kAttributesMax = 1024;
 
@@ -42,6 +43,22 @@ CodeTable read_codes(const SectionFile& file, const Segment& s, std::size_t rows
   return table;
 }
 
+// Neighbours are not looked through: a walk stops at one that is no row.
+Graph read_graph(const SectionFile& file, const Segment& s) {
+  Graph graph;
+  const Column<std::int64_t> meta = sized<std::int64_t>(file, "g.meta", 3);
+  if (s.lists == 0 || meta[0] < 2 || meta[0] > kGraphDegreeMax || meta[1] < 0 || meta[2] < 0) file.fail("its graph has degree " + std::to_string(meta[0]));
+  graph.degree = static_cast<int>(meta[0]);
+  graph.linked = static_cast<std::size_t>(meta[1]);
+  graph.reached = static_cast<std::size_t>(meta[2]);
+  graph.neighbours = sized<std::uint32_t>(file, "g.neighbours", s.rows * static_cast<std::size_t>(graph.degree));
+  graph.codes = sized<std::uint8_t>(file, "g.codes", s.rows * static_cast<std::size_t>(graph_code_stride(s.dim)));
+  graph.levels = sized<std::uint8_t>(file, "g.levels", s.rows);
+  graph.scales = sized<float>(file, "g.scales", 256);
+  if (s.metric == Metric::kL2) graph.biases = sized<float>(file, "g.biases", s.rows);
+  return graph;
+}
+
 void check_rows(const SectionFile& file, const Segment& s) {
   std::size_t items = 0;
   for (std::size_t b = 0; b < s.blocks(); ++b) items += static_cast<std::size_t>(std::popcount(s.present[b]));
@@ -58,16 +75,17 @@ void check_rows(const SectionFile& file, const Segment& s) {
 void read_plan(const SectionFile& file, SearchPlan& plan) {
   const Column<std::int32_t> values = file.column<std::int32_t>("plan");
   if (values.size() % 3 != 0) file.fail("section 'plan' does not hold triples");
-  std::vector<Effort>* efforts = &plan.target;
+  const std::array<std::vector<Effort>*, 4> parts = {&plan.target, &plan.filtered, &plan.walk, &plan.walk_filtered};
+  std::size_t part = 0;
   for (std::size_t i = 0; i < values.size(); i += 3) {
     const Effort effort{values[i], values[i + 1], values[i + 2]};
-    if (effort.k == 0 && effort.probes == 0 && effort.shortlist == 0 && efforts == &plan.target) {
-      efforts = &plan.filtered;
+    if (effort.k == 0 && effort.probes == 0 && effort.shortlist == 0 && part + 1 < parts.size()) {
+      ++part;
       continue;
     }
-    if (effort.k < 1 || effort.probes < 1 || effort.shortlist < 1 || (!efforts->empty() && effort.k <= efforts->back().k))
+    if (effort.k < 1 || effort.probes < 1 || effort.shortlist < 1 || (!parts[part]->empty() && effort.k <= parts[part]->back().k))
       file.fail("section 'plan' holds an effort that is none");
-    efforts->push_back(effort);
+    parts[part]->push_back(effort);
   }
 }
 
@@ -91,9 +109,10 @@ void save_index(const Index& index, const std::string& notes, const std::string&
                                         static_cast<std::int64_t>(s.attributes.size())};
   std::vector<std::int32_t> efforts;
   const SearchPlan plan = index.plan();
-  for (const Effort& e : plan.target) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
-  efforts.insert(efforts.end(), {0, 0, 0});
-  for (const Effort& e : plan.filtered) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
+  for (const auto* part : {&plan.target, &plan.filtered, &plan.walk, &plan.walk_filtered}) {
+    if (part != &plan.target) efforts.insert(efforts.end(), {0, 0, 0});
+    for (const Effort& e : *part) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
+  }
 
   SectionWriter writer;
   writer.add("meta", meta, sizeof(meta));
@@ -115,6 +134,15 @@ void save_index(const Index& index, const std::string& notes, const std::string&
       writer.add(prefix + "scales", table->scales);
       if (s.metric == Metric::kL2) writer.add(prefix + "biases", table->biases);
     }
+  }
+  const std::int64_t graph_meta[] = {s.graph.degree, static_cast<std::int64_t>(s.graph.linked), static_cast<std::int64_t>(s.graph.reached)};
+  if (!s.graph.empty()) {
+    writer.add("g.meta", graph_meta, sizeof(graph_meta));
+    writer.add("g.neighbours", s.graph.neighbours);
+    writer.add("g.codes", s.graph.codes);
+    writer.add("g.levels", s.graph.levels);
+    writer.add("g.scales", s.graph.scales);
+    if (s.metric == Metric::kL2) writer.add("g.biases", s.graph.biases);
   }
   for (std::size_t a = 0; a < s.attributes.size(); ++a) {
     writer.add(attribute_name(a) + ".starts", s.attributes[a].starts);
@@ -158,6 +186,7 @@ OpenedIndex open_index(const std::string& path, bool verify) {
     s.codes = read_codes(*file, s, s.rows, "");
     s.centroids = read_codes(*file, s, (lists + kBlockRows - 1) / kBlockRows * kBlockRows, "c.");
   }
+  if (file->has("g.meta")) s.graph = read_graph(*file, s);
   const std::int64_t attributes = in_range(kAttributes, 0, kAttributesMax, "its number of attributes");
   for (std::int64_t a = 0; a < attributes; ++a) {
     const std::string name = attribute_name(static_cast<std::size_t>(a));
@@ -174,7 +203,8 @@ OpenedIndex open_index(const std::string& path, bool verify) {
                              static_cast<int>(in_range(kListsAsked, 0, 1 << 20, "its number of lists asked for")),
                              static_cast<int>(in_range(kIterations, 1, 1 << 20, "its number of iterations")),
                              static_cast<std::uint64_t>(meta[kSeed]),
-                             1};
+                             1,
+                             s.graph.degree};
   const Column<char> notes = file->column<char>("notes");
   return {std::make_unique<Index>(std::move(segment), options, std::move(plan)), std::string(notes.data(), notes.size())};
 }

@@ -68,10 +68,11 @@ Items live_items(const Snapshot& from) {
 
 }  // namespace
 
-void Merge::build(int lists, int threads) {
+void Merge::build(int lists, int degree, int threads) {
   std::shared_ptr<const Segment> segment = from_->segment;
-  if (!from_->packed() || lists != options_.lists) {
+  if (!from_->packed() || lists != options_.lists || degree != options_.degree) {
     options_.lists = lists;
+    options_.degree = degree;
     options_.threads = threads;
     const CancelScope scope(cancelled_);
     const Items items = live_items(*from_);

@@ -31,6 +31,7 @@ struct Call {
   std::vector<std::uint32_t> subset;  // rows to score, when the plan is an exact subset
   const Opening& opening;
   Effort effort;
+  int beam = 0;  // above 0: walk on the graph
 };
 
 struct Scratch {
@@ -44,6 +45,8 @@ struct Scratch {
   std::vector<AnnQuery> group;
   std::vector<std::int8_t> group_codes;
   std::vector<std::vector<Hit>> hits;
+  Walk walk;
+  std::vector<std::int8_t> walk_codes;
 };
 
 void score_rows(const Call& call, const float* query, const std::uint32_t* rows, std::size_t first, std::size_t count, float* out) {
@@ -256,13 +259,15 @@ void rerank(const Call& call, std::size_t q, Scratch& scratch, AnnQuery& found) 
   take_hits(found, scratch.scores.data(), call, scratch.hits[q]);
 }
 
-struct Entered {
-  explicit Entered(const AnnKernels& simd) : leave(simd.leave) { simd.enter(); }
-  ~Entered() { leave(); }
-  Entered(const Entered&) = delete;
-  Entered& operator=(const Entered&) = delete;
-  void (*leave)();
-};
+// All open lists but the probed ones, for one query.
+void scan_others(const Call& call, const AnnBlocks& blocks, std::size_t q, const std::vector<std::uint32_t>& probed, Scratch& scratch) {
+  std::vector<bool> seen(static_cast<std::size_t>(call.segment.lists));
+  for (std::uint32_t list : probed) seen[list] = true;
+  const float reach = scratch.norms[q] * scratch.factors[q] * bound_slack(call.segment.dim);
+  for (std::uint32_t list = 0; list < seen.size(); ++list)
+    if (!seen[list] && (call.opening.lists[list / kBlockRows] >> list % kBlockRows & 1))
+      scan_list(call, blocks, list, kWhole, &scratch.candidates[q], &reach, 1, scratch);
+}
 
 void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
@@ -281,14 +286,34 @@ void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   const std::int32_t wanted = static_cast<std::int32_t>(std::min<std::size_t>(static_cast<std::size_t>(call.options.k), call.items));
   for (std::size_t q = 0; q < count; ++q) {
     AnnQuery& found = scratch.candidates[q];
-    if (found.count < wanted) {  // the probed lists held too few: go on through all
-      std::vector<bool> seen(static_cast<std::size_t>(s.lists));
-      for (std::uint32_t list : scratch.probed[q]) seen[list] = true;
-      for (std::uint32_t list = 0; list < seen.size(); ++list)
-        if (!seen[list] && (call.opening.lists[list / kBlockRows] >> list % kBlockRows & 1)) {
-          const float reach = scratch.norms[q] * scratch.factors[q] * bound_slack(s.dim);
-          scan_list(call, blocks, list, kWhole, &found, &reach, 1, scratch);
-        }
+    if (found.count < wanted) scan_others(call, blocks, q, scratch.probed[q], scratch);  // the probed lists held too few
+    rerank(call, q, scratch, found);
+  }
+}
+
+// --- graph -------------------------------------------------------------------------------------------------------------------
+
+void walk_graph(const Call& call, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const Entered entered(call.simd);
+  const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
+  probe(call, count, scratch);
+  scratch.candidates.start(call.simd, count, call.effort.shortlist, static_cast<int>(step_blocks(s)) * kBlockRows);
+  scratch.walk_codes.assign(static_cast<std::size_t>(graph_code_stride(s.dim)), 0);
+  for (std::size_t q = 0; q < count; ++q) {
+    AnnQuery& found = scratch.candidates[q];
+    point_at(scratch, q, s.code_dim(), found);
+    std::copy_n(found.codes, s.code_dim(), scratch.walk_codes.data());
+    AnnQuery query = found;
+    query.codes = scratch.walk_codes.data();
+    scratch.walk.run(s, *kernels(call.options.isa).ann_graph, query, scratch.probed[q], call.beam);
+    for (std::size_t i = 0; i < scratch.walk.size() && found.count < call.effort.shortlist; ++i) {
+      const std::uint32_t row = scratch.walk.row(i);
+      if (call.live[row / kBlockRows] >> row % kBlockRows & 1) found.rows[found.count++] = row;
+    }
+    if (static_cast<std::size_t>(found.count) < std::min<std::size_t>(static_cast<std::size_t>(call.options.k), call.items)) {
+      found.count = 0;  // deleted rows were in the way: scan instead
+      scan_others(call, blocks, q, {}, scratch);
     }
     rerank(call, q, scratch, found);
   }
@@ -332,6 +357,8 @@ void search_tile(const Call& call, const float* queries, std::size_t count, bool
   if (call.items > 0) {
     if (exact) {
       scan_exact(call, count, scratch);
+    } else if (call.beam > 0) {
+      walk_graph(call, count, scratch);
     } else {
       scan_lists(call, count, scratch);
     }
@@ -359,6 +386,37 @@ double cost_of_lists(const Segment& s, const Effort& effort, std::size_t open_ro
   const double row = (grouped ? .004 : .012) * s.dim;
   const double share = std::min(1.0, static_cast<double>(effort.probes) / std::max(1, open_lists));
   return row * (static_cast<double>(open_rows) * share + s.lists) + effort.shortlist * (10 + .05 * s.dim);
+}
+
+// What a walk is worth beside the scan of a list: a row apart costs as much as so many rows in a stream. About half of a beam's
+// out-neighbours are new.
+double cost_of_walk(const Segment& s, int beam) {
+  constexpr double kApart = 16, kNew = .5;
+  return .012 * s.dim * (kApart * (kNew * beam * s.graph.degree + kWalkLists * kBlockRows) + s.lists);
+}
+constexpr std::size_t kWalkQueries = 32;  // more in one call are served better together, by the lists
+constexpr double kWalkLive = .5;          // rows that may be returned; where there are fewer, walks pass by too many others
+
+// The beam of a walk if that is how to search, else 0.
+Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bool masked, double lists_cost) {
+  const Segment& s = call.segment;
+  const SearchOptions& options = call.options;
+  const bool asked = options.form == Form::kGraph;
+  if (s.graph.empty() || (!asked && (options.form != Form::kAuto || options.probes > 0))) return {};
+  const std::size_t wanted = std::min(static_cast<std::size_t>(options.k), call.items);
+  const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
+  const std::vector<Effort>& efforts = masked ? plan.walk_filtered : plan.walk;
+  const bool measured = !efforts.empty() && thinned <= efforts.back().k;
+  Effort effort = effort_for(measured ? efforts : std::vector<Effort>{}, thinned, static_cast<int>(s.items));
+  if (!measured) effort.probes = std::max(64, 4 * effort.k);
+  if (options.shortlist > 0) effort.shortlist = options.shortlist;
+  if (options.beam > 0) effort.probes = options.beam;
+  effort.shortlist = static_cast<int>(std::min<std::size_t>(std::max<std::size_t>(static_cast<std::size_t>(effort.shortlist), wanted), call.items));
+  effort.probes = std::max(effort.probes, effort.shortlist);
+  if (asked || options.beam > 0) return effort;
+  const bool pays = measured && count < kWalkQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
+                    cost_of_walk(s, effort.probes) < lists_cost;
+  return pays ? effort : Effort{};
 }
 
 std::vector<std::uint32_t> rows_of(const LiveMask& mask) {
@@ -434,8 +492,15 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
     const Effort unthinned = effort_for(mask ? plan.filtered : plan.target, static_cast<double>(wanted), s.lists);
     call.effort.shortlist = std::max(options.shortlist > 0 ? options.shortlist : unthinned.shortlist, static_cast<int>(wanted));
     call.effort.shortlist = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(call.effort.shortlist), call.items));
-    const bool chosen = options.probes > 0;
-    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * cost_of_lists(s, call.effort, opening.rows, call.opening.num_lists, count >= 32));
+    const bool grouped = count >= 32;
+    const double lists_cost = cost_of_lists(s, call.effort, opening.rows, call.opening.num_lists, grouped);
+    if (const Effort walk = plan_walk(call, plan, count, mask != nullptr, lists_cost); walk.probes > 0) {
+      call.effort = {walk.k, kWalkLists, walk.shortlist};
+      call.beam = walk.probes;
+      how = "graph";
+    }
+    const bool chosen = options.probes > 0 || options.form == Form::kGraph;
+    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * (call.beam > 0 ? cost_of_walk(s, call.beam) : lists_cost));
   }
   if (exact && (mask || asked) && call.items > 0 && call.items * 2 < s.rows) {
     call.subset = rows_of(mask ? mask->base : *snapshot.live);

@@ -1,5 +1,5 @@
-// Search over one snapshot: exact scan, scan of inverted lists one query at a time, and the same scan with a batch's queries
-// grouped by list. All forms return the same rows for the same probed lists.
+// Search over one snapshot: exact scan, scan of inverted lists one query at a time, the same scan with a batch's queries grouped by
+// list (both return the same rows for the same probed lists), and a walk on the graph.
 #pragma once
 
 #include <cstddef>
@@ -22,22 +22,25 @@ struct Effort {
 struct SearchPlan {
   std::vector<Effort> target;    // reaches the recall target
   std::vector<Effort> filtered;  // reaches .99: filtered searches never trade recall
+  // The same for walks on the graph; `probes` is the beam, and beyond the last row there are none.
+  std::vector<Effort> walk, walk_filtered;
 };
 Effort effort_for(const std::vector<Effort>& efforts, double k, int lists);
 
-enum class Form : std::int32_t { kAuto = 0, kSingle = 1, kGrouped = 2, kExact = 3 };
+enum class Form : std::int32_t { kAuto = 0, kSingle = 1, kGrouped = 2, kExact = 3, kGraph = 4 };
 
 struct SearchOptions {
   int k = 10;
   int probes = 0;     // 0: by the plan
   int shortlist = 0;  // 0: by the plan
+  int beam = 0;       // 0: by the plan
   int threads = 1;
   Form form = Form::kAuto;
   Isa isa = Isa::kBaseline;
 };
 
 // Queries: `dim` floats each (normalised for cosine). Writes k ids and scores a query, best first; -1 and -inf where there are
-// no more. `mask` null: all live rows. Returns how it was done: "exact", "exact subset", "lists" or "empty".
+// no more. `mask` null: all live rows. Returns how it was done: "exact", "exact subset", "lists", "graph" or "empty".
 const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float* queries, std::size_t count, const SearchOptions& options,
                    const RowMask* mask, std::int64_t* ids, float* scores);
 

@@ -133,8 +133,9 @@ void SectionFile::read_table() {
   Header header;
   std::memcpy(&header, data_, sizeof(header));
   if (std::string_view(header.magic, sizeof(header.magic)) != kind_.magic) fail("it does not begin as one");
-  if (header.version != kind_.version)
-    fail("it has version " + std::to_string(header.version) + ", this engine reads version " + std::to_string(kind_.version));
+  if (header.version < kind_.oldest || header.version > kind_.version)
+    fail("it has version " + std::to_string(header.version) + ", this engine reads version " +
+         (kind_.oldest < kind_.version ? std::to_string(kind_.oldest) + " to " : "") + std::to_string(kind_.version));
   if (xxh64(&header, sizeof(header) - sizeof(header.checksum)) != header.checksum) fail("the header does not match its checksum; the file is damaged");
   if (header.file_bytes != bytes_)
     fail("it should have " + std::to_string(header.file_bytes) + " bytes and has " + std::to_string(bytes_) + "; it is cut short or was appended to");

@@ -29,6 +29,7 @@ struct SectionKind {
   std::uint32_t version;
   ErrorKind error;        // what a damaged file of this kind raises
   std::string_view noun;  // "index file"
+  std::uint32_t oldest = version;  // that is still read
 };
 
 class SectionWriter {

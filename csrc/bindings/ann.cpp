@@ -115,7 +115,7 @@ std::vector<EffortTuple> tuples_of(const std::vector<ann::Effort>& efforts) {
 }
 
 std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, const py::list& attributes, int metric, int format, int lists,
-                             int iterations, std::uint64_t seed, int threads) {
+                             int iterations, std::uint64_t seed, int threads, int degree) {
   const Floats rows = float_rows(vectors, 0, "vectors");
   const std::size_t count = static_cast<std::size_t>(rows.shape(0));
   const int dim = static_cast<int>(rows.shape(1));
@@ -123,7 +123,9 @@ std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, c
   const auto columns = attribute_columns(attributes, count);
   if (metric < 0 || metric > 2 || format < 0 || format > 1) throw Error(ErrorKind::kInvalidInput, "unknown metric or vector format");
   if (lists < 0 || iterations < 1) throw Error(ErrorKind::kInvalidInput, "lists must be 0 or more and iterations 1 or more");
-  const ann::BuildOptions options{static_cast<ann::Metric>(metric), static_cast<ann::VectorFormat>(format), lists, iterations, seed, resolve_threads(threads)};
+  if (degree != 0 && (degree < 2 || degree > ann::kGraphDegreeMax || lists == 0))
+    throw Error(ErrorKind::kInvalidInput, "degree must be 2 to " + std::to_string(ann::kGraphDegreeMax) + ", with lists of 1 or more; got " + std::to_string(degree));
+  const ann::BuildOptions options{static_cast<ann::Metric>(metric), static_cast<ann::VectorFormat>(format), lists, iterations, seed, resolve_threads(threads), degree};
   py::gil_scoped_release release;
   ann::check_vectors(rows.data(), count, dim, "vector");
   ann::check_ids(keys.data(), count);
@@ -134,19 +136,22 @@ std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, c
 }
 
 py::tuple search(const Index& index, const py::object& queries, std::int64_t k, const std::optional<py::list>& program, int probes,
-                 int shortlist, int threads, int form, const std::string& isa) {
+                 int shortlist, int threads, int form, const std::string& isa, int beam) {
   const Floats rows = float_rows(queries, index.dim(), "queries");
   constexpr std::int64_t kMost = 1 << 20;
   if (k < 1 || k > kMost) throw Error(ErrorKind::kInvalidInput, "k must be 1 to " + std::to_string(kMost) + ", got " + std::to_string(k));
-  if (probes < 0 || shortlist < 0) throw Error(ErrorKind::kInvalidInput, "probes and shortlist must be 1 or more");
+  if (probes < 0 || shortlist < 0 || beam < 0) throw Error(ErrorKind::kInvalidInput, "probes, shortlist and beam must be 1 or more");
   const std::size_t count = static_cast<std::size_t>(rows.shape(0));
   ann::SearchOptions options;
   options.k = static_cast<int>(k);
   options.probes = probes;
   options.shortlist = shortlist;
+  options.beam = beam;
   options.threads = resolve_threads(threads);
-  if (form < 0 || form > static_cast<int>(ann::Form::kExact)) throw Error(ErrorKind::kInvalidInput, "unknown form " + std::to_string(form));
+  if (form < 0 || form > static_cast<int>(ann::Form::kGraph)) throw Error(ErrorKind::kInvalidInput, "unknown form " + std::to_string(form));
   options.form = static_cast<ann::Form>(form);
+  if (options.form == ann::Form::kGraph && index.snapshot()->segment->graph.empty() && index.snapshot()->segment->lists > 0)
+    throw Error(ErrorKind::kInvalidInput, "this index has no graph; build it with kind='graph'");
   options.isa = require_isa(isa);
   const ann::FilterProgram filter = program ? program_of(*program) : ann::FilterProgram{};
   Ids ids({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(k)});
@@ -188,6 +193,10 @@ py::dict stats(const Index& index) {
   out["lists"] = s.lists;
   out["lists_asked"] = index.options().lists;
   out["rows"] = s.rows;
+  out["degree"] = s.graph.degree;
+  out["linked"] = s.graph.linked;
+  out["unreachable"] = s.graph.empty() ? 0 : s.items - s.graph.reached;
+  out["graph_bytes"] = s.graph.bytes();
   out["deleted_rows"] = s.items - now->live_items;
   out["added_rows"] = now->delta_rows;
   out["bytes"] = s.bytes() + now->chunks.size() * ann::kDeltaChunkRows * (static_cast<std::size_t>(s.stride()) * sizeof(float) + sizeof(std::int64_t));
@@ -211,16 +220,35 @@ py::tuple vectors_of(const Index& index, const Ids& ids) {
 }
 
 // False if it was cancelled.
-bool build_merge(ann::Merge& merge, int lists, int threads) {
-  if (lists < 0) throw Error(ErrorKind::kInvalidInput, "lists must be 0 or more");
+bool build_merge(ann::Merge& merge, int lists, int degree, int threads) {
+  if (lists < 0 || degree < 0) throw Error(ErrorKind::kInvalidInput, "lists and degree must be 0 or more");
   threads = resolve_threads(threads);
   py::gil_scoped_release release;
   try {
-    merge.build(lists, threads);
+    merge.build(lists, degree, threads);
   } catch (const Cancelled&) {
     return false;
   }
   return true;
+}
+
+// What the slow twin of the walk needs, copied.
+py::dict graph(const Index& index) {
+  const auto now = index.snapshot();
+  const ann::Segment& s = *now->segment;
+  const auto array = [](const auto& column) { return py::array(static_cast<py::ssize_t>(column.size()), column.data()); };
+  py::dict out;
+  out["neighbours"] = array(s.graph.neighbours);
+  out["codes"] = array(s.graph.codes);
+  out["levels"] = array(s.graph.levels);
+  out["scales"] = array(s.graph.scales);
+  out["biases"] = array(s.graph.biases);
+  out["ids"] = array(s.ids);
+  out["list_blocks"] = array(s.list_blocks);
+  out["centroid_codes"] = array(s.centroids.codes);
+  out["centroid_scales"] = array(s.centroids.scales);
+  out["centroid_biases"] = array(s.centroids.biases);
+  return out;
 }
 
 py::array_t<std::int64_t> live_ids(const Index& index) {
@@ -258,13 +286,13 @@ void register_ann(py::module_& module) {
   py::class_<ann::Merge>(m, "Merge")
       .def_property_readonly("items", &ann::Merge::items)
       .def_property_readonly("built", &ann::Merge::built)
-      .def("build", &build_merge, py::arg("lists"), py::arg("threads"))
+      .def("build", &build_merge, py::arg("lists"), py::arg("degree"), py::arg("threads"))
       .def("cancel", &ann::Merge::cancel);
   py::class_<Index, std::shared_ptr<Index>>(m, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("ids"), py::arg("attributes"), py::arg("metric"), py::arg("format"),
-                  py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"))
+                  py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"), py::arg("degree") = 0)
       .def("search", &search, py::arg("queries"), py::arg("k"), py::arg("program"), py::arg("probes"), py::arg("shortlist"),
-           py::arg("threads"), py::arg("form"), py::arg("isa"))
+           py::arg("threads"), py::arg("form"), py::arg("isa"), py::arg("beam") = 0)
       .def("upsert", &upsert, py::arg("ids"), py::arg("vectors"), py::arg("attributes"))
       .def(
           "delete",
@@ -287,13 +315,20 @@ void register_ann(py::module_& module) {
       .def_static("open", &open_file, py::arg("path"), py::arg("verify"))
       .def("live_ids", &live_ids)
       .def("stats", &stats)
-      .def("plan", [](const Index& index) { return std::make_pair(tuples_of(index.plan().target), tuples_of(index.plan().filtered)); })
+      .def("graph", &graph)
+      .def("plan",
+           [](const Index& index) {
+             const ann::SearchPlan plan = index.plan();
+             return std::make_tuple(tuples_of(plan.target), tuples_of(plan.filtered), tuples_of(plan.walk), tuples_of(plan.walk_filtered));
+           })
       .def(
           "set_plan",
-          [](Index& index, const std::vector<EffortTuple>& target, const std::vector<EffortTuple>& filtered) {
-            index.set_plan({efforts_of(target), efforts_of(filtered)});
+          [](Index& index, const std::vector<EffortTuple>& target, const std::vector<EffortTuple>& filtered,
+             const std::vector<EffortTuple>& walk, const std::vector<EffortTuple>& walk_filtered) {
+            index.set_plan({efforts_of(target), efforts_of(filtered), efforts_of(walk), efforts_of(walk_filtered)});
           },
-          py::arg("target"), py::arg("filtered"));
+          py::arg("target"), py::arg("filtered"), py::arg("walk") = std::vector<EffortTuple>{},
+          py::arg("walk_filtered") = std::vector<EffortTuple>{});
 }
 
 }  // namespace aitems::bindings

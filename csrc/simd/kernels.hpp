@@ -16,7 +16,8 @@ struct ProbeKernels {
 struct TextCnnKernels;   // textcnn_kernels.hpp
 struct TextKernels;      // text_kernels.hpp
 struct SkipgramKernels;  // skipgram_kernels.hpp
-struct AnnKernels;  // ann_kernels.hpp
+struct AnnKernels;       // ann_kernels.hpp
+struct AnnGraphKernels;  // ann_graph_kernels.hpp
 
 struct Kernels {
   const ProbeKernels* probe;
@@ -24,6 +25,7 @@ struct Kernels {
   const TextKernels* text;
   const SkipgramKernels* skipgram;
   const AnnKernels* ann;
+  const AnnGraphKernels* ann_graph;
 };
 
 const Kernels& kernels(Isa isa);

@@ -58,3 +58,72 @@ def search(
         for place, (negative, i) in enumerate(sorted(scored)[:k]):
             out_ids[q, place], out_scores[q, place] = i, -negative
     return out_ids, out_scores
+
+
+def codes_of(query: NDArray[np.float32]) -> tuple[NDArray[np.int64], np.float32]:
+    """Return signed 8-bit codes of a query and the factor that biases are multiplied with."""
+    most = np.abs(query).max(initial=np.float32(0))
+    if most < 1e-30:
+        return np.zeros(len(query), np.int64), np.float32(1)
+    scaled = query * (np.float32(127) / most)
+    return np.trunc(scaled + np.where(scaled < 0, np.float32(-0.5), np.float32(0.5))).astype(np.int64), np.float32(
+        np.float32(1) / (most / np.float32(127))
+    )
+
+
+def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int) -> list[int]:
+    """Return the rows that a walk on the graph holds in the end, best first: (score, lower row) in a sorted list.
+
+    `graph` is what the native index exports; starts are the first blocks of the `lists` lists with the best centroids.
+    """
+    codes, factor = codes_of(query)
+    rows = len(graph["ids"])
+
+    def score(table: NDArray, scale: np.float32, bias: NDArray, row: int) -> np.float32:
+        total = np.float32(int((table[row, : len(codes)].astype(np.int64) - 128) @ codes)) * scale
+        return total + bias[row] * factor if len(bias) else total
+
+    dim4 = -(-len(query) // 4)
+    packed = graph["centroid_codes"].reshape(-1, dim4, 16, 4)
+    centroids = packed.transpose(0, 2, 1, 3).reshape(-1, dim4 * 4)
+    num_lists = len(graph["list_blocks"]) - 1
+    order = sorted(
+        range(num_lists),
+        key=lambda l: (-score(centroids, graph["centroid_scales"][l], graph["centroid_biases"], l), l),
+    )
+    starts = []
+    for l in order[:lists]:
+        first, end = graph["list_blocks"][l] * 16, graph["list_blocks"][l + 1] * 16
+        starts += [row for row in range(first, min(end, first + 16)) if graph["ids"][row] >= 0]
+    table, neighbours = graph["codes"].reshape(rows, -1), graph["neighbours"].reshape(rows, -1)
+    seen = set(starts)
+    held: list[tuple[float, int]] = []
+    walked: set[int] = set()
+
+    def meet(found: Iterable[int]) -> None:
+        for row in found:
+            seen.add(row)
+            held.append((-float(score(table, graph["scales"][graph["levels"][row]], graph["biases"], row)), row))
+        held.sort()
+        del held[beam:]
+
+    meet(starts)
+    while waiting := [row for _, row in held if row not in walked]:
+        walked.add(waiting[0])
+        meet([int(n) for n in neighbours[waiting[0]] if n < rows and int(n) not in seen])
+    return [row for _, row in held]
+
+
+def reachable(graph: dict[str, NDArray]) -> set[int]:
+    """Return the rows that can be reached from the first blocks of all lists."""
+    rows = len(graph["ids"])
+    neighbours = graph["neighbours"].reshape(rows, -1)
+    blocks = graph["list_blocks"]
+    queue = [r for l in range(len(blocks) - 1) if blocks[l] < blocks[l + 1] for r in range(blocks[l] * 16, blocks[l] * 16 + 16)]
+    queue = [r for r in queue if graph["ids"][r] >= 0]
+    found = set(queue)
+    while queue:
+        fresh = {int(n) for n in neighbours[queue.pop()] if n < rows} - found
+        found |= fresh
+        queue += fresh
+    return found

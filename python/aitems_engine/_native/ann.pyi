@@ -21,6 +21,7 @@ class Index:
         iterations: int,
         seed: int,
         threads: int,
+        degree: int = 0,
     ) -> Index: ...
     def search(
         self,
@@ -32,6 +33,7 @@ class Index:
         threads: int,
         form: int,
         isa: str,
+        beam: int = 0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]: ...
     def upsert(
         self, ids: NDArray[np.int64], vectors: NDArray[np.float32], attributes: list[tuple[list[int], list[int], int]]
@@ -45,5 +47,16 @@ class Index:
     def open(path: str, verify: bool) -> tuple[Index, bytes]: ...
     def live_ids(self) -> NDArray[np.int64]: ...
     def stats(self) -> dict[str, int]: ...
-    def plan(self) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]: ...
-    def set_plan(self, target: list[tuple[int, int, int]], filtered: list[tuple[int, int, int]]) -> None: ...
+    def graph(self) -> dict[str, NDArray[np.generic]]: ...
+    def plan(
+        self,
+    ) -> tuple[
+        list[tuple[int, int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]
+    ]: ...
+    def set_plan(
+        self,
+        target: list[tuple[int, int, int]],
+        filtered: list[tuple[int, int, int]],
+        walk: list[tuple[int, int, int]] = ...,
+        walk_filtered: list[tuple[int, int, int]] = ...,
+    ) -> None: ...

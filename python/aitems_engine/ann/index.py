@@ -23,7 +23,7 @@ METRICS = ("ip", "cosine", "l2")  # numbered as in csrc/ann/segment.hpp
 RERANKS = ("float", "half")
 K_MOST = 1 << 20
 DENIED_MOST = 1000  # ids of a query's deny-list; with more, its own mask of rows costs less than so many more results
-FORMS = ("auto", "single", "grouped", "exact")
+FORMS = ("auto", "single", "grouped", "exact", "graph")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AnnHits:
     scores : float32 array, shape (num_queries, k)
         Higher is better: the inner product, the cosine, or minus the squared distance. -inf beside a missing id.
     how : str
-        "exact", "exact subset", "lists", "empty", or "mixed" where the filters of a batch were planned differently.
+        "exact", "exact subset", "lists", "graph", "empty", or "mixed" where the filters of a batch were planned differently.
     """
 
     ids: NDArray[Any]
@@ -97,6 +97,7 @@ class AnnIndex:
         queries: NDArray[np.float32] | None = None,
         kind: str = "auto",
         lists: int | None = None,
+        degree: int | None = None,
         rerank: str = "float",
         iterations: int = 10,
         seed: int = 0,
@@ -119,10 +120,13 @@ class AnnIndex:
             An entry is a str, int or bool, a list of them, or None. For `Filter`.
         queries : float32 array, shape (m, dim)
             Real queries to measure with. Without, items are used, and the target is moved towards 1.
-        kind : "auto", "exact" or "ivf"
-            "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors.
+        kind : "auto", "exact", "ivf" or "graph"
+            "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors. "graph"
+            has the same lists, and beside them a graph for single queries ("auto": from 200,000 items on).
         lists : int
-            Number of inverted lists ("ivf"). Default: about sqrt(n).
+            Number of inverted lists ("ivf", "graph"). Default: about sqrt(n).
+        degree : int, 2 to 256
+            Out-neighbours of an item in the graph. Default 32.
         rerank : "float" or "half"
             What candidates are scored from: float32 (scores are exact), or half precision (half the memory; scores
             are those of the rounded vectors).
@@ -145,8 +149,8 @@ class AnnIndex:
         """
         if metric not in METRICS:
             raise InvalidInputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-        if kind not in ("auto", "exact", "ivf"):
-            raise InvalidInputError(f"kind must be auto, exact or ivf, got {kind!r}")
+        if kind not in ("auto", "exact", "ivf", "graph"):
+            raise InvalidInputError(f"kind must be auto, exact, ivf or graph, got {kind!r}")
         if rerank not in RERANKS:
             raise InvalidInputError(f"rerank must be float or half, got {rerank!r}")
         if not 0 < recall_target <= 1:
@@ -155,6 +159,10 @@ class AnnIndex:
             raise InvalidInputError(f"lists must be 1 to {1 << 20}, got {lists}")
         if lists is not None and kind == "exact":
             raise InvalidInputError("an exact index has no lists; leave lists out or use kind='ivf'")
+        if degree is not None and not 2 <= degree <= 256:
+            raise InvalidInputError(f"degree must be 2 to 256, got {degree}")
+        if degree is not None and kind != "graph":
+            raise InvalidInputError(f"only a graph has a degree; leave it out or use kind='graph', not {kind!r}")
         if not isinstance(vectors, np.ndarray) or vectors.ndim != 2:
             given = f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
             raise InvalidInputError(f"vectors must be a float32 array of shape (n, dim), got {given}")
@@ -174,12 +182,13 @@ class AnnIndex:
 
         wanted_lists, why = tuning.choose_lists(count, vectors.shape[1], kind, lists, recall_target)
 
-        def make(num_lists: int) -> native.Index:
-            number = METRICS.index(metric), RERANKS.index(rerank)
-            return native.Index.build(vectors, keys, columns, *number, num_lists, iterations, seed, threads)
-
-        core = make(wanted_lists)
-        info: dict[str, Any] = {"recall_target": recall_target, "asked": {"kind": kind, "lists": lists}}
+        wanted_degree = tuning.choose_degree(count, kind, degree, wanted_lists)
+        number = METRICS.index(metric), RERANKS.index(rerank)
+        core = native.Index.build(
+            vectors, keys, columns, *number, wanted_lists, iterations, seed, threads, wanted_degree
+        )
+        info: dict[str, Any] = {"recall_target": recall_target}
+        info["asked"] = {"kind": kind, "lists": lists, "degree": degree}
         info |= {"planned_for": count, "why": why}
         sample = None if queries is None else np.ascontiguousarray(queries[: tuning.SAMPLE_QUERIES])
         if wanted_lists:
@@ -188,7 +197,7 @@ class AnnIndex:
             if rerank != "float":
                 exact = native.Index.build(vectors, keys, [], METRICS.index(metric), 0, 0, 1, 0, threads)
             tuned = tuning.tune(core, exact, asked, recall_target, real=sample is not None, threads=threads)
-            core.set_plan(tuned.target, tuned.filtered)
+            core.set_plan(tuned.target, tuned.filtered, tuned.walk, tuned.walk_filtered)
             info["why"] = tuned.note
             info["measured"] = tuned.measured
         return cls(core, strings, held, info, sample, merge_at)
@@ -235,6 +244,7 @@ class AnnIndex:
         *,
         probes: int | None = None,
         shortlist: int | None = None,
+        beam: int | None = None,
         form: str = "auto",
     ) -> AnnHits:
         """Return the `k` nearest items of each query, best first.
@@ -251,10 +261,12 @@ class AnnIndex:
         threads : int
             0 = all cores. A single query uses one.
         probes, shortlist : int
-            Lists to look into and candidates to score exactly, instead of what `build` chose ("ivf" only).
-        form : "auto", "single", "grouped" or "exact"
+            Lists to look into and candidates to score exactly, instead of what `build` chose ("ivf", "graph").
+        beam : int
+            Rows a walk on the graph holds, instead of what `build` chose ("graph" only): more find more.
+        form : "auto", "single", "grouped", "exact" or "graph"
             Whether each query scans its lists alone, or the queries of a batch that probe a list scan it together (the
-            results are the same), or all items are scored exactly, to compare with.
+            results are the same), or all items are scored exactly, to compare with, or each query walks on the graph.
 
         Returns
         -------
@@ -276,10 +288,12 @@ class AnnIndex:
             raise InvalidInputError(f"k must be an integer, got {type(k).__name__}")
         if form not in FORMS:
             raise InvalidInputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-        for name, value in (("probes", probes), ("shortlist", shortlist)):
+        for name, value in (("probes", probes), ("shortlist", shortlist), ("beam", beam)):
             if value is not None and value < 1:
                 raise InvalidInputError(f"{name} must be 1 or more, got {value}")
-        rest = (probes or 0, shortlist or 0, threads, FORMS.index(form), "")
+        if beam is not None and core.stats()["degree"] == 0:
+            raise InvalidInputError("this index has no graph to walk on with a beam; build it with kind='graph'")
+        rest = (probes or 0, shortlist or 0, threads, FORMS.index(form), "", beam or 0)
         if filter is None or isinstance(filter, Filter):
             program = None if filter is None else self._program(filter)
             ids, scores, how = core.search(queries, int(k), program, *rest)
@@ -383,10 +397,18 @@ class AnnIndex:
     def describe(self) -> dict[str, Any]:
         """Return what the index is, what was chosen and why, and its memory in bytes."""
         stats = self._open().stats()
-        target, filtered = self._open().plan()
-        keys = ("k", "probes", "shortlist")
+        target, filtered, walk, walk_filtered = self._open().plan()
+        keys, walk_keys = ("k", "probes", "shortlist"), ("k", "beam", "shortlist")
+        graph = {
+            "degree": stats["degree"],
+            "bytes": stats["graph_bytes"],
+            "unreachable_before_repair": stats["linked"],
+            "unreachable": stats["unreachable"],
+            "plan": [dict(zip(walk_keys, effort, strict=True)) for effort in walk],
+            "plan_filtered": [dict(zip(walk_keys, effort, strict=True)) for effort in walk_filtered],
+        }
         return {
-            "kind": "ivf" if stats["lists"] else "exact",
+            "kind": "graph" if stats["degree"] else "ivf" if stats["lists"] else "exact",
             "metric": METRICS[stats["metric"]],
             "rerank": RERANKS[stats["format"]],
             "items": stats["items"],
@@ -400,6 +422,7 @@ class AnnIndex:
             "attributes": {n: len(v) for n, v in zip(self._attributes.names, self._attributes.values, strict=True)},
             "plan": [dict(zip(keys, effort, strict=True)) for effort in target],
             "plan_filtered": [dict(zip(keys, effort, strict=True)) for effort in filtered],
+            **({"graph": graph} if stats["degree"] else {}),
             **self._info,
         }
 
@@ -445,7 +468,7 @@ class AnnIndex:
         queries: NDArray[np.float32],
         k: int,
         filters: list[Filter | None],
-        rest: tuple[int, int, int, int, str],
+        rest: tuple[int, int, int, int, str, int],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
         """Search with one filter a query; queries whose filters do the same, or deny few ids each, go together."""
         if not isinstance(queries, np.ndarray) or len(queries) != len(filters):

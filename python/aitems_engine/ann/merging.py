@@ -100,7 +100,9 @@ class Merger:
                 stats = self.core.stats()
                 changed = self.info["changed_since"] + stats["added_rows"] + stats["deleted_rows"]
                 lists, again = self._lists(merge.items, changed)
-                if not merge.build(lists, threads):
+                asked = self.info["asked"]
+                degree = tuning.choose_degree(merge.items, asked["kind"], asked.get("degree"), lists)
+                if not merge.build(lists, degree if again else stats["degree"], threads):
                     self._check_stopped()
                 found = self._measured(merge.built, lists, threads) if again else {}
                 with _adopting:
@@ -158,7 +160,7 @@ class Merger:
             queries = built.vectors(ids[tuning.sample_rows(len(ids), 0)])[0]
         real = self.queries is not None
         tuned = tuning.tune(built, built, queries, target, real=real, threads=threads, step=self._check_stopped)
-        built.set_plan(tuned.target, tuned.filtered)
+        built.set_plan(tuned.target, tuned.filtered, tuned.walk, tuned.walk_filtered)
         return {"why": tuned.note, "measured": tuned.measured, "planned_for": items, "changed_since": 0}
 
 

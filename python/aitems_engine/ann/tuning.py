@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aitems_engine._native import ann as native
 
+GRAPH_FROM = 200_000  # items; from here on single queries are worth a graph
+DEGREE = 32  # of the graph
 EXACT_BELOW = 4096  # items; below, an exact scan costs no more than the overheads of lists
 SAMPLE_QUERIES = 400
 SAMPLE_RESULTS = 40_000  # results compared for each k: fewer queries where more is asked of each
@@ -26,11 +29,13 @@ RESULTS = (
     1000,
 )  # numbers of results for which the effort is measured; between them it is interpolated
 SHORTLISTS = ((1, 2), (1.2, 4), (1.6, 8), (2.4, 16), (4, 32))  # candidates scored exactly: factor of k, and more
+WALK_COST = 100  # rows of codes that can be read while a walk follows the edges of one row
 RERANK_COST = 8  # rows of codes that can be read while one candidate is scored exactly
 FILTERED_RECALL = 0.9925  # .99 with room for the noise of a sample
 ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the way from the target to 1
 
-EXACT_FORM = 3  # csrc/ann/search.hpp
+EXACT_FORM, GRAPH_FORM = 3, 4  # csrc/ann/search.hpp
+BEAM_MAX = 40  # times the number of results, and 200 more: beyond, lists are as cheap
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
 _Measure = Callable[[int, int], float]
@@ -43,7 +48,9 @@ class Tuning:
 
     target: list[Effort] = field(default_factory=list)
     filtered: list[Effort] = field(default_factory=list)
-    measured: list[dict[str, float]] = field(default_factory=list)
+    walk: list[Effort] = field(default_factory=list)  # beam in place of probes
+    walk_filtered: list[Effort] = field(default_factory=list)
+    measured: list[dict[str, float | str]] = field(default_factory=list)
     note: str = ""
 
 
@@ -66,6 +73,12 @@ def choose_lists(count: int, dim: int, kind: str, lists: int | None, recall_targ
     return lists or default_lists(count, dim), ""
 
 
+def choose_degree(count: int, kind: str, degree: int | None, lists: int) -> int:
+    """Return how many out-neighbours the graph of an index with so many lists should have; 0: no graph."""
+    wanted = kind == "graph" or (kind == "auto" and count >= GRAPH_FROM)
+    return (degree or DEGREE) if wanted and lists else 0
+
+
 def sample_rows(count: int, seed: int) -> NDArray[np.int64]:
     """Return which of `count` items to search with: evenly drawn, without repetition, ascending."""
     return np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE_QUERIES, count), replace=False))
@@ -78,9 +91,9 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return hits / max(1, int(present.sum()))
 
 
-def fewest_probes(enough: Callable[[int], bool], lists: int) -> int:
-    """Return the smallest number of probes that is enough, to about a sixteenth; `lists` is known to be."""
-    low, high = 0, lists
+def fewest(enough: Callable[[int], bool], most: int, too_few: int = 0) -> int:
+    """Return the smallest number (of probes, of rows in a beam) that is enough, to about a sixteenth; `most` is known to be."""
+    low, high = too_few, most
     while high - low > max(1, high // 16):
         middle = (low + high) // 2 if low else max(1, high // 4)
         if enough(middle):
@@ -130,12 +143,15 @@ def tune(
             return measure(probes, shortlist) >= goal
 
         shortlists = sorted({min(items, max(k, round(k * factor)) + extra) for factor, extra in SHORTLISTS})
-        for target, efforts in ((recall_target, tuning.target), (FILTERED_RECALL, tuning.filtered)):
+        for target, efforts, walks in (
+            (recall_target, tuning.target, tuning.walk),
+            (FILTERED_RECALL, tuning.filtered, tuning.walk_filtered),
+        ):
             goal = target if real else target + (1 - target) * ITEM_QUERY_MARGIN
             choices: list[tuple[float, int, int]] = []  # cost, probes, shortlist
             for shortlist in shortlists:
                 if measure(lists, shortlist) >= goal:
-                    probes = fewest_probes(partial(reaches, goal, shortlist), lists)
+                    probes = fewest(partial(reaches, goal, shortlist), lists)
                     choices.append((probes * (items / lists) + RERANK_COST * shortlist, probes, shortlist))
                 if len(choices) == 2:  # longer lists of candidates would save no more probes
                     break
@@ -152,9 +168,33 @@ def tune(
                     "recall": reached,
                 }
             )
+            if stats["degree"] and len(walks) == len(efforts) - 1:
+                measured = _fewest_in_beam(index, asked, truth, k, goal, shortlists, threads)
+                if measured:
+                    walks.append((k, measured["beam"], measured["shortlist"]))
+                    tuning.measured.append({"k": k, "target": target, "goal": round(goal, 4), **measured})
     tuning.note = (
         "measured with real queries"
         if real
         else "measured with items as queries, towards a higher goal; pass queries= for a closer fit"
     )
     return tuning
+
+
+def _fewest_in_beam(
+    index: native.Index, asked: _Floats, truth: _Ids, k: int, goal: float, shortlists: list[int], threads: int
+) -> dict[str, Any]:
+    """Return the smallest beam of a walk that reaches the goal, with its shortlist and recall; empty if none does."""
+
+    def measure(beam: int, shortlist: int) -> float:
+        return recall(index.search(asked, k, None, 0, shortlist, threads, GRAPH_FORM, "", beam)[0], truth)
+
+    best: dict[str, Any] = {}
+    for shortlist in shortlists:
+        most = best["beam"] if best else min(BEAM_MAX * k + 200, index.stats()["items"])
+        if shortlist >= most or (not best and measure(most, shortlist) < goal):
+            continue
+        beam = fewest(lambda b, s=shortlist: b >= s and measure(b, s) >= goal, most, shortlist)  # type: ignore[misc]
+        if not best or WALK_COST * (best["beam"] - beam) > RERANK_COST * (shortlist - best["shortlist"]):
+            best = {"beam": beam, "shortlist": shortlist, "recall": round(measure(beam, shortlist), 4)}
+    return best

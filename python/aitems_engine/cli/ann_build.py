@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--recall-target", type=float, default=0.95, help="share of true results to find (default 0.95)"
     )
     parser.add_argument("--queries", help="a sample of real queries to measure with, a file like --vectors")
-    parser.add_argument("--kind", default="auto", choices=["auto", "exact", "ivf"], help="default auto")
+    parser.add_argument("--kind", default="auto", choices=["auto", "exact", "ivf", "graph"], help="default auto")
     parser.add_argument(
         "--rerank", default="float", choices=["float", "half"], help="half: less memory (default float)"
     )
