@@ -1,8 +1,8 @@
-"""Item and user vectors such as a two-tower recommender learns, made from a seed: what the million-item benchmarks search.
+"""Item and user vectors such as a two-tower recommender learns, made from a seed, for benchmarks on a million items.
 
-Items: departments hold categories, categories (with sizes by Zipf's law) hold items, in a space whose spectrum falls as a
-power; norms vary by about a quarter. Queries: users, mixtures of one to four categories with noise of their own, so
-another distribution than the items'. No public set of this size and kind could be had.
+Items: departments hold categories, categories (with sizes by Zipf's law) hold items, in a space whose spectrum falls as
+a power; norms vary by about a quarter. Queries: users, mixtures of one to four categories with noise of their own, so
+another distribution than the items'.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def two_tower(
     rotation = np.linalg.qr(normal(dim, dim))[0]
     falling = np.arange(1, dim + 1, dtype=np.float32) ** -SPECTRUM
     space = falling[:, None] / np.sqrt(np.mean(falling**2)) * rotation
-    categories = SPREAD * (normal(DEPARTMENTS, dim)[rng.integers(DEPARTMENTS, size=CATEGORIES)] + normal(CATEGORIES, dim))
+    categories = SPREAD * (
+        normal(DEPARTMENTS, dim)[rng.integers(DEPARTMENTS, size=CATEGORIES)] + normal(CATEGORIES, dim)
+    )
     sizes = np.arange(1, CATEGORIES + 1) ** -0.9
     rows = categories[rng.choice(CATEGORIES, items, p=sizes / sizes.sum())]
     rows += ITEM_NOISE * normal(items, dim)

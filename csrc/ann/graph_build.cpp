@@ -15,9 +15,9 @@ constexpr std::size_t kBatchBlocks = 32;   // of rows that look for their neares
 constexpr std::size_t kStepBlocks = 16;    // scanned between two cuts of the candidates
 constexpr std::size_t kCoarseQueries = 32;
 constexpr std::size_t kGrainRows = 256;
-constexpr int kProbes = 12;                // lists that a row looks into
-constexpr int kNearest = 48;               // rows of them that pruning chooses from
-constexpr std::size_t kConsidered = 96;    // the same with the edges that point back
+constexpr int kProbes = 16;                // lists that a row looks into
+constexpr int kNearest = 64;               // rows of them that pruning chooses from
+constexpr std::size_t kConsidered = 128;   // the same with the edges that point back
 constexpr std::size_t kForward = 24;       // out-neighbours before edges point back
 // A row is pruned when a kept one is nearer to it than the row that chooses; by this factor, so that some longer edges stay.
 // Similarities (inner product) shrink by theirs, squared distances grow. By inner product long vectors are near to all others:

@@ -58,6 +58,7 @@ TEST(AnnIndex, SearchesBesideAWriterSeeWholeStates) {
   }
   ann::BuildOptions options;
   options.lists = 8;
+  options.degree = 6;
   Index index(ann::build_segment(rows.data(), kItems, kDim, ids.data(), attributes, options), options, {});
   std::atomic<bool> stop{false};
   std::atomic<int> searches{0}, wrong{0};
@@ -69,6 +70,7 @@ TEST(AnnIndex, SearchesBesideAWriterSeeWholeStates) {
       ann::SearchOptions search;
       search.k = 50;
       search.threads = 1 + r % 2;
+      if (r == 1) search.form = ann::Form::kGraph;
       search.isa = active_isa();
       ann::FilterNode even{ann::FilterNode::Kind::kValues, 0, {0}, {}, {}};
       const ann::FilterProgram program{even};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,11 +90,11 @@ def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam
     num_lists = len(graph["list_blocks"]) - 1
     order = sorted(
         range(num_lists),
-        key=lambda l: (-score(centroids, graph["centroid_scales"][l], graph["centroid_biases"], l), l),
+        key=lambda at: (-score(centroids, graph["centroid_scales"][at], graph["centroid_biases"], at), at),
     )
     starts = []
-    for l in order[:lists]:
-        first, end = graph["list_blocks"][l] * 16, graph["list_blocks"][l + 1] * 16
+    for at in order[:lists]:
+        first, end = graph["list_blocks"][at : at + 2] * 16
         starts += [row for row in range(first, min(end, first + 16)) if graph["ids"][row] >= 0]
     table, neighbours = graph["codes"].reshape(rows, -1), graph["neighbours"].reshape(rows, -1)
     seen = set(starts)
@@ -119,8 +120,8 @@ def reachable(graph: dict[str, NDArray]) -> set[int]:
     rows = len(graph["ids"])
     neighbours = graph["neighbours"].reshape(rows, -1)
     blocks = graph["list_blocks"]
-    queue = [r for l in range(len(blocks) - 1) if blocks[l] < blocks[l + 1] for r in range(blocks[l] * 16, blocks[l] * 16 + 16)]
-    queue = [r for r in queue if graph["ids"][r] >= 0]
+    starts = [range(first * 16, first * 16 + 16) for first, end in pairwise(blocks.tolist()) if first < end]
+    queue = [row for block in starts for row in block if graph["ids"][row] >= 0]
     found = set(queue)
     while queue:
         fresh = {int(n) for n in neighbours[queue.pop()] if n < rows} - found

@@ -37,7 +37,8 @@ class AnnHits:
     scores : float32 array, shape (num_queries, k)
         Higher is better: the inner product, the cosine, or minus the squared distance. -inf beside a missing id.
     how : str
-        "exact", "exact subset", "lists", "graph", "empty", or "mixed" where the filters of a batch were planned differently.
+        "exact", "exact subset", "lists", "graph", "empty", or "mixed" where the filters of a batch were planned
+        differently.
     """
 
     ids: NDArray[Any]
@@ -145,7 +146,7 @@ class AnnIndex:
 
         Notes
         -----
-        The same arguments give the same index, for any number of threads. Cost of "ivf": O(n * sqrt(n) * dim).
+        The same arguments give the same index, for any number of threads. Cost but for "exact": O(n * sqrt(n) * dim).
         """
         if metric not in METRICS:
             raise InvalidInputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -280,8 +281,8 @@ class AnnIndex:
         Notes
         -----
         Ties: lower id first. Releases the GIL. Safe beside other searches and beside writers. With a filter the plan is
-        either an exact scan of the items that pass, or a masked scan of the lists that goes on until `k` are found; the
-        cheaper one is taken, and recall is aimed at .99 whatever the recall target.
+        an exact scan of the items that pass, a masked scan of the lists that goes on until `k` are found, or (where
+        half of the items pass) a walk; the cheapest is taken, and recall is aimed at .99 whatever the recall target.
         """
         core = self._open()
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
@@ -358,7 +359,7 @@ class AnnIndex:
         Notes
         -----
         Packs like `compact` first. Beside a writer, the file holds the items of one moment of the call. Format:
-        csrc/ann/index_file.hpp, version 1.
+        csrc/ann/index_file.hpp, version 2.
         """
         packed = self._writer().merge(1)
         file.save(packed, Path(path), self._strings, self._attributes, self._info)

@@ -92,7 +92,7 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 def fewest(enough: Callable[[int], bool], most: int, too_few: int = 0) -> int:
-    """Return the smallest number (of probes, of rows in a beam) that is enough, to about a sixteenth; `most` is known to be."""
+    """Return the smallest number that is enough, to about a sixteenth; `most` is known to be."""
     low, high = too_few, most
     while high - low > max(1, high // 16):
         middle = (low + high) // 2 if low else max(1, high // 4)

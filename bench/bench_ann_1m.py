@@ -1,0 +1,168 @@
+"""Nearest neighbours on a million items beside SVS, ScaNN, hnswlib and faiss; a quarter of an hour a set on two cores.
+
+Two sets that are generated (two_tower_vectors.py): norms that vary, and norm 1. Reported as in bench_ann.py.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aitems_engine.ann import AnnIndex
+from aitems_engine.ann.tuning import recall
+from bench_ann import BATCH, TARGETS, Contender, built, hnswlib, run
+from two_tower_vectors import two_tower
+
+ITEMS, DIM = 1_000_000, 64
+ROUNDS = 3
+K = 10
+
+
+def ours(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
+    index, seconds = built(lambda: AnnIndex.build(items, queries=queries))
+    described = index.describe()
+    print({name: described[name] for name in ("memory_bytes", "graph", "plan")})
+    beams = [round(16 * 1.25**i) for i in range(16)]
+    sweep: list[object] = [
+        {"form": "graph", "beam": b, "shortlist": s} for b in beams for s in (12, 16, 24, 32) if s <= b
+    ]
+    sweep += [
+        {"probes": round(described["plan"][0]["probes"] * 1.25**i), "shortlist": s}
+        for i in range(-2, 7)
+        for s in (12, 16, 24)
+    ]
+    yield Contender("aitems", seconds, sweep, lambda q, k, e: index.search(q, k, **e).ids)
+
+
+def svs(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
+    """One Vamana graph, searched with float32 vectors and with 8-bit LVQ (which the wheel has on Intel only)."""
+    import svs as peer
+
+    parameters = peer.VamanaBuildParameters(graph_max_degree=32, window_size=128, alpha=0.95)
+    index, seconds = built(lambda: peer.Vamana.build(parameters, items, peer.DistanceType.MIP, num_threads=2))
+    parts = [str(folder / part) for part in ("config", "graph", "data")]
+    index.save(*parts)
+
+    def contender(name: str, loaded: object, seconds: float) -> Contender:
+        def search(q: np.ndarray, k: int, window: object) -> np.ndarray:
+            loaded.search_window_size = window
+            return loaded.search(q, k)[0].astype(np.int64)
+
+        return Contender(name, seconds, [10, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256], search)
+
+    yield contender("SVS float32", index, seconds)
+    try:
+        vectors = peer.VectorDataLoader(parts[2], peer.DataType.float32)
+        packed = peer.LVQLoader(vectors, primary=8)
+        yield contender(
+            "SVS LVQ8", peer.Vamana(parts[0], parts[1], packed, peer.DistanceType.MIP, num_threads=1), seconds
+        )
+    except RuntimeError as error:  # another maker's processor
+        print(f"SVS LVQ8 does not run here: {error}")
+
+
+def scann(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
+    import scann as peer
+
+    def make() -> object:
+        builder = peer.scann_ops_pybind.builder(items, K, "dot_product")
+        tree = builder.tree(num_leaves=2000, num_leaves_to_search=100, training_sample_size=250_000)
+        return tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+
+    index, seconds = built(make)
+
+    def search(q: np.ndarray, k: int, effort: object) -> np.ndarray:
+        leaves, reorder = effort
+        options = {"final_num_neighbors": k, "leaves_to_search": leaves, "pre_reorder_num_neighbors": reorder}
+        if len(q) == 1:
+            return index.search(q[0], **options)[0][None].astype(np.int64)
+        return index.search_batched(q, **options)[0].astype(np.int64)
+
+    yield Contender("ScaNN", seconds, [(p, r) for p in (20, 40, 80, 160, 320) for r in (60, 150, 300)], search)
+
+
+def faiss_ivfpq(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+
+    def make() -> object:
+        base = faiss.index_factory(DIM, f"IVF1024,PQ{DIM // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexRefineFlat(base)
+        index.train(items)
+        index.add(items)
+        return index, base
+
+    (index, base), seconds = built(make)
+
+    def search(q: np.ndarray, k: int, effort: object) -> np.ndarray:
+        base.nprobe, index.k_factor = effort
+        return index.search(q, k)[1]
+
+    yield Contender(
+        "faiss IVF-PQ fast scan + refine", seconds, [(p, f) for p in (16, 32, 64, 128) for f in (8, 20)], search
+    )
+
+
+def hnsw(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
+    yield hnswlib(items, queries)
+
+
+PEERS = {"svs": svs, "scann": scann, "faiss": faiss_ivfpq, "hnswlib": hnsw}
+
+
+@pytest.mark.parametrize("name", ["skewed", "unit"])
+def test_a_million(name: str, publish: Callable[[str, str], None], tmp_path: Path) -> None:
+    items, queries = two_tower(ITEMS, DIM, 2400, unit=name == "unit")
+    tuning, queries = queries[:400], queries[400:]
+    truth = AnnIndex.build(items, kind="exact").search(queries, K).ids
+    present = [make for package, make in PEERS.items() if find_spec(package)]
+    contenders = [c for make in [ours, *present] for c in make(items, tuning, tmp_path)]
+    lines = []
+    for batch in (1, BATCH):
+        swept = {c.name: [(e, *timed(c, queries, batch, e, truth)) for e in c.sweep] for c in contenders}
+        for target in TARGETS:
+            enough = {name: [entry for entry in entries if entry[1] >= target] for name, entries in swept.items()}
+            chosen = {name: min(entries, key=lambda entry: entry[2]) for name, entries in enough.items() if entries}
+            times: dict[str, list[float]] = {n: [] for n in chosen}
+            gc.collect()
+            for _ in range(ROUNDS):
+                for c in contenders:
+                    if c.name in chosen:
+                        times[c.name].append(run(c, queries, K, batch, chosen[c.name][0])[1])
+            rates = {n: len(queries) / float(np.median(t)) / 1e3 for n, t in times.items()}
+            own = rates["aitems"]
+            peers = sorted(((r, n) for n, r in rates.items() if n != "aitems"), reverse=True)
+            best = f"{peers[0][1]} {peers[0][0]:.1f}k ({chosen[peers[0][1]][1]:.3f})" if peers else "-"
+            ratio = f"**{own / peers[0][0]:.1f}x**" if peers else "no peer arrives"
+            others = ", ".join(f"{n} {r:.1f}k" for r, n in peers[1:]) or "-"
+            lines.append(
+                f"| {target:.2f} | {batch} | {own:.1f}k ({chosen['aitems'][1]:.3f}) | {best} | {ratio} | {others} |"
+            )
+    absent = [package for package in PEERS if not find_spec(package)]
+    publish(
+        f"ann_1m_{name}",
+        "\n".join(
+            [
+                f"**{name}**: {ITEMS} x {DIM} (generated), inner product, {len(queries)} queries, k = {K}. Thousand "
+                "queries per CPU-second on one thread, with the recall reached in brackets.",
+                "",
+                "| recall | queries a call | aitems | best peer | ratio | other peers that arrive |",
+                "|---|---|---|---|---|---|",
+                *lines,
+                "",
+                f"Build, CPU time (ours with tuning): {', '.join(f'{c.name} {c.build_s:.0f} s' for c in contenders)}."
+                + (f" Not installed: {', '.join(absent)}." if absent else ""),
+            ]
+        ),
+    )
+
+
+def timed(c: Contender, queries: np.ndarray, batch: int, effort: object, truth: np.ndarray) -> tuple[float, float]:
+    found, seconds = run(c, queries, K, batch, effort)
+    return recall(found, truth), seconds
