@@ -19,11 +19,12 @@ constexpr int kProbes = 16;                // lists that a row looks into
 constexpr int kNearest = 64;               // rows of them that pruning chooses from
 constexpr std::size_t kConsidered = 128;   // the same with the edges that point back
 constexpr std::size_t kForward = 24;       // out-neighbours before edges point back
-// A row is pruned when a kept one is nearer to it than the row that chooses; by this factor, so that some longer edges stay.
-// Similarities (inner product) shrink by theirs, squared distances grow. By inner product long vectors are near to all others:
-// they prune nearly everything, and walks need little more, because they are the answers.
-constexpr float kSimilaritySlack = .95f, kDistanceSlack = 1.2f;
+// A row is pruned when a kept one is nearer to it than the row that chooses, by a factor: squared distances to the kept one grow
+// by theirs, similarities (inner product) shrink, and the more the more norms differ, because long vectors are near to all others
+// and would prune nearly everything. Measured: .97 is best for equal norms, .8 for norms that deviate by a fifth.
+constexpr float kDistanceSlack = 1.2f, kSimilaritySlack = .97f, kSimilaritySlackLeast = .75f, kSlackByDeviation = .8f;
 constexpr std::size_t kLeast = 6;          // out-neighbours to have even so
+constexpr std::uint8_t kAdopted = 2;       // edges to unreachable rows that a near row takes on: walks pay for each
 constexpr float kScaleLeast = 1e-30f;      // a vector with less is zero
 
 struct Near {
@@ -99,7 +100,7 @@ class Builder {
 
   // Codes row by row. Scales come from a table of 256 whose steps are so small that rounding up to one costs nothing.
   void encode() {
-    std::vector<float> wanted(s_.rows);
+    std::vector<float> wanted(s_.rows), norms(s_.rows);
     each_row([&](std::size_t row) {
       std::vector<float> x(static_cast<std::size_t>(s_.stride()));
       s_.widen(row, x.data());
@@ -108,8 +109,10 @@ class Builder {
         wanted[row] = std::max(wanted[row], std::fabs(value) / 127.f);
         squared += static_cast<double>(value) * value;
       }
+      norms[row] = static_cast<float>(std::sqrt(squared));
       if (l2_) biases_[row] = static_cast<float>(-squared / 2);
     });
+    slack_ = slack_for(norms);
     float most = kScaleLeast, least = 1e30f;
     for (float scale : wanted) {
       most = std::max(most, scale);
@@ -132,6 +135,18 @@ class Builder {
         codes[d] = static_cast<std::uint8_t>(static_cast<std::int32_t>(value + (value < 0 ? -.5f : .5f)) + 128);
       }
     });
+  }
+
+  float slack_for(const std::vector<float>& norms) const {
+    if (l2_) return kDistanceSlack;
+    double sum = 0, squares = 0;
+    for (float norm : norms) {  // padding adds nothing
+      sum += norm;
+      squares += static_cast<double>(norm) * norm;
+    }
+    if (sum == 0) return kSimilaritySlack;
+    const double deviation = std::sqrt(std::max(0.0, squares * static_cast<double>(s_.items) / (sum * sum) - 1));  // over the mean
+    return std::max(kSimilaritySlackLeast, kSimilaritySlack - kSlackByDeviation * static_cast<float>(deviation));
   }
 
   // A row as a query; `codes` holds what it points to.
@@ -247,7 +262,6 @@ class Builder {
     std::partial_sort(near.begin(), near.begin() + static_cast<std::ptrdiff_t>(considered), near.end());
     near.resize(considered);
     scratch.pruned.clear();
-    const float slack = l2_ ? kDistanceSlack : kSimilaritySlack;
     std::size_t kept = 0;
     while (kept < most && !near.empty()) {
       const std::uint32_t nearest = near.front().row;
@@ -257,7 +271,7 @@ class Builder {
       measure(nearest, scratch);
       std::size_t left = 0;
       for (std::size_t i = 1; i < near.size(); ++i) {
-        if (slack * scratch.scores[i - 1] < near[i].distance) {
+        if (slack_ * scratch.scores[i - 1] < near[i].distance) {
           scratch.pruned.push_back(near[i]);
         } else {
           near[left++] = near[i];
@@ -294,6 +308,7 @@ class Builder {
   // leaves behind are never replaced, so nothing gets lost.
   void link_unreachable(Graph& graph) {
     std::vector<std::uint32_t> parents(s_.rows, kNoRow), queue;
+    std::vector<std::uint8_t> adopted(s_.rows);
     const auto reach = [&](std::uint32_t row, std::uint32_t parent) {
       if (parents[row] != kNoRow) return;
       parents[row] = parent;
@@ -322,13 +337,16 @@ class Builder {
     follow();
     for (std::uint32_t row = 0; row < s_.rows; ++row) {
       if (!present(row) || parents[row] != kNoRow) continue;
-      // From its nearest if one has room, else from the row before it (all earlier rows have been reached), or the one before that.
+      // From its nearest if one has room and has adopted few, else from the row before it (all earlier ones have been reached), or
+      // the one before that.
       std::uint32_t from = row, *place = nullptr;
-      for (const std::uint32_t* to = edges_of(row); !place && to < end_of_edges(row); ++to) place = place_in(from = *to, false);
+      for (const std::uint32_t* to = edges_of(row); !place && to < end_of_edges(row); ++to)
+        if (adopted[*to] < kAdopted) place = place_in(from = *to, false);
       for (std::uint32_t before = row; !place && before-- > 0;) place = place_in(from = before, true);
       for (std::uint32_t after = row + 1; !place && after < s_.rows; ++after) place = place_in(from = after, true);
       if (!place) continue;  // only where the degree is 1: the tree has fewer edges than there are rows
       *place = row;
+      adopted[from] = static_cast<std::uint8_t>(std::min(adopted[from] + 1, 255));
       reach(row, from);
       follow();
       ++graph.linked;
@@ -340,6 +358,7 @@ class Builder {
   const AnnKernels& simd_;
   const AnnGraphKernels& rows_simd_;
   const bool l2_;
+  float slack_ = 1;
   const std::size_t degree_, stride_;
   const int threads_;
   AlignedBuffer<std::uint8_t> codes_, levels_;

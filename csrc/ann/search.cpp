@@ -397,7 +397,7 @@ double cost_of_walk(const Segment& s, int beam) {
 constexpr std::size_t kWalkQueries = 32;  // more in one call are served better together, by the lists
 constexpr double kWalkLive = .5;          // rows that may be returned; where there are fewer, walks pass by too many others
 
-// The beam of a walk if that is how to search, else 0.
+// A walk's shortlist, and its beam as `probes`: 0 if that is not how to search.
 Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bool masked, double lists_cost) {
   const Segment& s = call.segment;
   const SearchOptions& options = call.options;
@@ -414,7 +414,11 @@ Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bo
   effort.shortlist = static_cast<int>(std::min<std::size_t>(std::max<std::size_t>(static_cast<std::size_t>(effort.shortlist), wanted), call.items));
   effort.probes = std::max(effort.probes, effort.shortlist);
   if (asked || options.beam > 0) return effort;
-  const bool pays = measured && count < kWalkQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
+  // Where a filter follows the lists, all that is near to a query may be shut out, and a walk would not come to the rest.
+  constexpr double kFollowsLists = 1.1;
+  const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
+  const bool spread = !masked || call.opening.concentration <= kFollowsLists * share;
+  const bool pays = measured && spread && count < kWalkQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
                     cost_of_walk(s, effort.probes) < lists_cost;
   return pays ? effort : Effort{};
 }
