@@ -68,7 +68,7 @@ class Builder {
 
  private:
   struct Scratch {
-    std::vector<std::int8_t> codes, one;
+    std::vector<std::int8_t> codes, group_codes, one;
     std::vector<AnnQuery> group;
     std::vector<std::uint32_t> batch, rows;
     std::vector<std::pair<std::uint32_t, std::uint32_t>> visits;  // list, query
@@ -178,11 +178,16 @@ class Builder {
       if (present(row)) scratch.batch.push_back(static_cast<std::uint32_t>(row));
     const std::size_t count = scratch.batch.size();
     const auto itself = [](std::uint32_t row) { return static_cast<std::int64_t>(row); };
-    scratch.codes.resize(count * stride_);
+    const std::size_t code_dim = static_cast<std::size_t>(s_.code_dim());
+    scratch.codes.assign((count + kAnnQueriesRead) * code_dim, 0);
+    scratch.group_codes.resize(scratch.codes.size());
+    scratch.one.resize(stride_);
+    const Entered entered(simd_);
     scratch.nearest.start(simd_, count, kNearest + 1, kStepBlocks * kBlockRows);  // a row finds itself
     for (std::size_t q = 0; q < count; ++q) {
-      const AnnQuery query = as_query(scratch.batch[q], &scratch.codes[q * stride_]);
-      scratch.nearest[q].codes = query.codes;
+      const AnnQuery query = as_query(scratch.batch[q], scratch.one.data());
+      std::copy_n(query.codes, code_dim, &scratch.codes[q * code_dim]);
+      scratch.nearest[q].codes = &scratch.codes[q * code_dim];
       scratch.nearest[q].correction = query.correction;
       scratch.nearest[q].bias_factor = query.bias_factor;
     }
@@ -223,8 +228,16 @@ class Builder {
       scratch.group.clear();
       for (last = first; last < scratch.visits.size() && scratch.visits[last].first == list; ++last)
         scratch.group.push_back(scratch.nearest[scratch.visits[last].second]);
+      for (std::size_t g = 0; g < scratch.group.size(); ++g) {
+        std::copy_n(scratch.group[g].codes, code_dim, &scratch.group_codes[g * code_dim]);
+        scratch.group[g].codes = &scratch.group_codes[g * code_dim];
+      }
       scan(list, scratch.group.data(), scratch.group.size());
-      for (std::size_t i = first; i < last; ++i) scratch.nearest[scratch.visits[i].second] = scratch.group[i - first];
+      for (std::size_t i = first; i < last; ++i) {
+        const std::size_t q = scratch.visits[i].second;
+        scratch.nearest[q] = scratch.group[i - first];
+        scratch.nearest[q].codes = &scratch.codes[q * code_dim];
+      }
     }
     for (std::size_t q = 0; q < count; ++q) {
       AnnQuery& found = scratch.nearest[q];

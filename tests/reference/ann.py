@@ -66,10 +66,9 @@ def codes_of(query: NDArray[np.float32]) -> tuple[NDArray[np.int64], np.float32]
     most = np.abs(query).max(initial=np.float32(0))
     if most < 1e-30:
         return np.zeros(len(query), np.int64), np.float32(1)
-    scaled = query * (np.float32(127) / most)
-    return np.trunc(scaled + np.where(scaled < 0, np.float32(-0.5), np.float32(0.5))).astype(np.int64), np.float32(
-        np.float32(1) / (most / np.float32(127))
-    )
+    factor = np.float32(1) / (most / np.float32(127))
+    scaled = query * factor
+    return np.trunc(scaled + np.where(scaled < 0, np.float32(-0.5), np.float32(0.5))).astype(np.int64), factor
 
 
 def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int) -> list[int]:
