@@ -509,7 +509,7 @@ def _search_denied(
     queries: NDArray[np.float32],
     k: int,
     lists: list[NDArray[np.int64]],
-    rest: tuple[int, int, int, int, str],
+    rest: tuple[int, int, int, int, str, int],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], str]:
     """Search all queries together for as many more results as any of them denies, then leave the denied ones out."""
     more = k + max(map(len, lists)) if k > 0 else k
