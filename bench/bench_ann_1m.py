@@ -15,8 +15,9 @@ import pytest
 
 from aitems_engine.ann import AnnIndex
 from aitems_engine.ann.tuning import recall
-from bench_ann import BATCH, TARGETS, Contender, built, hnswlib, run
-from two_tower_vectors import two_tower
+from bench.ann_peers import Contender, built, hnswlib
+from bench.bench_ann import TARGETS, run
+from bench.two_tower_vectors import two_tower
 
 ITEMS, DIM = 1_000_000, 64
 ROUNDS = 3
@@ -124,7 +125,7 @@ def test_a_million(name: str, publish: Callable[[str, str], None], tmp_path: Pat
     present = [make for package, make in PEERS.items() if find_spec(package)]
     contenders = [c for make in [ours, *present] for c in make(items, tuning, tmp_path)]
     lines = []
-    for batch in (1, BATCH):
+    for batch in (1, 256):
         swept = {c.name: [(e, *timed(c, queries, batch, e, truth)) for e in c.sweep] for c in contenders}
         for target in TARGETS:
             enough = {name: [entry for entry in entries if entry[1] >= target] for name, entries in swept.items()}
