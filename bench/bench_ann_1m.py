@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from aitems_engine.ann import AnnIndex
-from aitems_engine.ann.tuning import recall
 from bench.ann_peers import Contender, built, hnswlib
 from bench.bench_ann import TARGETS, run
 from bench.two_tower_vectors import two_tower
+
+from aitems_engine.ann import AnnIndex
+from aitems_engine.ann.tuning import recall
 
 ITEMS, DIM = 1_000_000, 64
 ROUNDS = 3
