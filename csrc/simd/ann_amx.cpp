@@ -3,43 +3,13 @@
 // (tests/cpp/test_ann_amx.cpp).
 #include "simd/ann_v4.inc"
 
-namespace {
-
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t column_bytes[16] = {};
-  std::uint8_t rows[16] = {};
-};
-
-// Configured for each search and released after it: other libraries in the process reshape or release the tiles of their thread.
-void enter() {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.column_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  // GCC 12 believes that ldtilecfg reads 8 bytes and drops the other stores: the empty asm makes it write them all.
-  __asm__ volatile("" : : "m"(config) : "memory");
-  _tile_loadconfig(&config);
-}
-
-void leave() { _tile_release(); }
-
-}  // namespace
-
-#define BARRIER() __asm__ volatile("" : : : "memory")  // GCC's tile loads and stores name no memory operand
-#define TILE_ZERO(t) _tile_zero(t)
-#define TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
-#define TILE_DPBSUD(sum, a, b) _tile_dpbsud(sum, a, b)
-#define TILE_STORE(t, to, stride) \
-  do {                            \
-    _tile_stored(t, to, stride);  \
-    BARRIER();                    \
-  } while (false)
-
+#include "simd/amx_tiles.inc"
 #include "simd/ann_amx_tiles.inc"
 
 namespace {
+
+void enter() { TILES_BEGIN(); }
+void leave() { TILES_END(); }
 
 // Queries from which on a tile pays: it costs the same however many of its rows are used. Longer codes pay sooner.
 constexpr std::int32_t amx_pays(std::int32_t dim) { return dim == kTileDims ? 12 : 4; }

@@ -8,48 +8,7 @@
 namespace aitems {
 extern const TextCnnKernels kTextCnn_v4;
 extern const TextCnnKernels kTextCnn_amx;
-namespace {
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t column_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// Configured for each call and released after it: other libraries in the process (oneDNN, ONNX Runtime) reshape or release the
-// tiles of their thread.
-inline void tiles_begin() {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.column_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  // GCC 12 believes that ldtilecfg reads 8 bytes and drops the other stores: the empty asm makes it write them all.
-  __asm__ volatile("" : : "m"(config) : "memory");
-  _tile_loadconfig(&config);
-}
-inline void compiler_barrier() { __asm__ volatile("" : : : "memory"); }  // GCC's tile loads and stores name no memory operand
-
-#define TILES_BEGIN()   \
-  do {                  \
-    compiler_barrier(); \
-    tiles_begin();      \
-  } while (false)
-#define TILES_END() _tile_release()
-#define TILE_ZERO(t) _tile_zero(t)
-#define TILE_LOAD(t, from, stride) _tile_loadd(t, from, stride)
-#define TILE_STREAM(t, from, stride) _tile_stream_loadd(t, from, stride)
-#define TILE_DPBUSD(sum, a, b) _tile_dpbusd(sum, a, b)
-#define TILE_STORE(t, to, stride)  \
-  do {                             \
-    _tile_stored(t, to, stride);   \
-    compiler_barrier();            \
-  } while (false)
-
-}  // namespace
-}  // namespace aitems
-
-namespace aitems {
+#include "simd/amx_tiles.inc"
 #include "simd/textcnn_amx_tiles.inc"
 
 namespace {

@@ -1,50 +1,19 @@
-// The tile logic of the AMX scan, run through a SCALAR EMULATION of the tile instructions, so that it is tested on every machine:
-// addresses, strides, tile roles, the order of queries and rows. That the instructions themselves are configured and encoded well
-// is tested where there is AMX: tests/unit/test_ann_search.py compares every level that runs.
+// The tile logic of the AMX scan, run through a scalar emulation of the tile instructions (emulated_tiles.hpp).
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <vector>
 
-namespace {
-
-struct EmulatedTiles {
-  unsigned char bytes[8][16][64];
-} tiles;
-
-void emulated_load(int t, const void* from, std::size_t stride) {
-  for (std::size_t r = 0; r < 16; ++r) std::memcpy(tiles.bytes[t][r], static_cast<const unsigned char*>(from) + r * stride, 64);
-}
-void emulated_store(int t, void* to, std::size_t stride) {
-  for (std::size_t r = 0; r < 16; ++r) std::memcpy(static_cast<unsigned char*>(to) + r * stride, tiles.bytes[t][r], 64);
-}
-// TDPBSUD as Intel's manual defines it: dst.row[m].dword[n] += sum over k, i of s8 a.row[m].byte[4k + i] * u8 b.row[k].byte[4n + i].
-void emulated_dpbsud(int sum, int a, int b) {
-  for (int m = 0; m < 16; ++m)
-    for (int n = 0; n < 16; ++n) {
-      std::int32_t total;
-      std::memcpy(&total, &tiles.bytes[sum][m][4 * n], 4);
-      for (int k = 0; k < 16; ++k)
-        for (int i = 0; i < 4; ++i) total += static_cast<std::int8_t>(tiles.bytes[a][m][4 * k + i]) * tiles.bytes[b][k][4 * n + i];
-      std::memcpy(&tiles.bytes[sum][m][4 * n], &total, 4);
-    }
-}
-
-}  // namespace
-
-#define TILE_ZERO(t) std::memset(tiles.bytes[t], 0, sizeof(tiles.bytes[t]))
-#define TILE_LOAD(t, from, stride) emulated_load(t, from, stride)
-#define TILE_DPBSUD(sum, a, b) emulated_dpbsud(sum, a, b)
-#define TILE_STORE(t, to, stride) emulated_store(t, to, stride)
+#include "emulated_tiles.hpp"
 
 #include "simd/ann_amx_tiles.inc"
 
 namespace {
 
 TEST(AnnAmxEmulated, SumsEqualTheDefinition) {
+  TILES_BEGIN();
   std::mt19937 random(1);
   for (const int dim : {64, 128, 384})
     for (const int query_tiles : {1, 2})

@@ -1,50 +1,13 @@
-// The tile logic of the AMX product, run through a SCALAR EMULATION of the tile instructions: no AMX hardware is involved. What it
-// shows: addresses, strides, tile roles, the order of rows and columns, and that only readable memory is read. What it cannot show:
-// that the instructions themselves are configured and encoded well; for that, textcnn_amx.cpp must run on a machine with AMX.
+// The tile logic of the AMX product, run through a scalar emulation of the tile instructions (emulated_tiles.hpp); also that only
+// readable memory is read.
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <random>
 #include <vector>
 
+#include "emulated_tiles.hpp"
 #include "simd/kernels.hpp"
 #include "simd/textcnn_kernels.hpp"
-
-namespace {
-
-struct EmulatedTiles {
-  unsigned char bytes[8][16][64];
-  bool configured = false;
-} tiles;
-
-void emulated_load(int t, const void* from, std::size_t stride) {
-  ASSERT_TRUE(tiles.configured);
-  for (std::size_t r = 0; r < 16; ++r) std::memcpy(tiles.bytes[t][r], static_cast<const unsigned char*>(from) + r * stride, 64);
-}
-void emulated_store(int t, void* to, std::size_t stride) {
-  for (std::size_t r = 0; r < 16; ++r) std::memcpy(static_cast<unsigned char*>(to) + r * stride, tiles.bytes[t][r], 64);
-}
-// TDPBUSD as Intel's manual defines it: dst.row[m].dword[n] += sum over k, i of u8 a.row[m].byte[4k + i] * s8 b.row[k].byte[4n + i].
-void emulated_dpbusd(int sum, int a, int b) {
-  for (int m = 0; m < 16; ++m)
-    for (int n = 0; n < 16; ++n) {
-      int32_t total;
-      std::memcpy(&total, &tiles.bytes[sum][m][4 * n], 4);
-      for (int k = 0; k < 16; ++k)
-        for (int i = 0; i < 4; ++i) total += tiles.bytes[a][m][4 * k + i] * static_cast<int8_t>(tiles.bytes[b][k][4 * n + i]);
-      std::memcpy(&tiles.bytes[sum][m][4 * n], &total, 4);
-    }
-}
-
-}  // namespace
-
-#define TILES_BEGIN() tiles.configured = true
-#define TILES_END() tiles.configured = false
-#define TILE_ZERO(t) std::memset(tiles.bytes[t], 0, sizeof(tiles.bytes[t]))
-#define TILE_LOAD(t, from, stride) emulated_load(t, from, stride)
-#define TILE_STREAM(t, from, stride) emulated_load(t, from, stride)
-#define TILE_DPBUSD(sum, a, b) emulated_dpbusd(sum, a, b)
-#define TILE_STORE(t, to, stride) emulated_store(t, to, stride)
 
 namespace aitems {
 #include "simd/textcnn_amx_tiles.inc"
