@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.ann_peers import Contender, built, hnswlib
+from bench.ann_peers import Contender, built, faiss_ivfpq, hnswlib
 from bench.bench_ann import TARGETS, run
 from bench.two_tower_vectors import two_tower
 
@@ -87,34 +87,12 @@ def scann(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Cont
     yield Contender("ScaNN", seconds, [(p, r) for p in (20, 40, 80, 160, 320) for r in (60, 150, 300)], search)
 
 
-def faiss_ivfpq(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-
-    def make() -> object:
-        base = faiss.index_factory(DIM, f"IVF1024,PQ{DIM // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
-        index = faiss.IndexRefineFlat(base)
-        index.train(items)
-        index.add(items)
-        return index, base
-
-    (index, base), seconds = built(make)
-
-    def search(q: np.ndarray, k: int, effort: object) -> np.ndarray:
-        base.nprobe, index.k_factor = effort
-        return index.search(q, k)[1]
-
-    yield Contender(
-        "faiss IVF-PQ fast scan + refine", seconds, [(p, f) for p in (16, 32, 64, 128) for f in (8, 20)], search
-    )
+def from_small(make: Callable[[np.ndarray, np.ndarray], Contender]) -> Callable[..., Iterator[Contender]]:
+    """A peer as bench_ann.py has it."""
+    return lambda items, queries, folder: iter([make(items, queries)])
 
 
-def hnsw(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
-    yield hnswlib(items, queries)
-
-
-PEERS = {"svs": svs, "scann": scann, "faiss": faiss_ivfpq, "hnswlib": hnsw}
+PEERS = {"svs": svs, "scann": scann, "faiss": from_small(faiss_ivfpq), "hnswlib": from_small(hnswlib)}
 
 
 @pytest.mark.parametrize("name", ["skewed", "unit"])
