@@ -123,7 +123,7 @@ class AnnIndex:
             Real queries to measure with. Without, items are used, and the target is moved towards 1.
         kind : "auto", "exact", "ivf" or "graph"
             "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors. "graph"
-            has the same lists, and beside them a graph for single queries ("auto": from 200,000 items on).
+            has the same lists, and beside them a graph for single queries ("auto": from 12.8 MB of codes on).
         lists : int
             Number of inverted lists ("ivf", "graph"). Default: about sqrt(n).
         degree : int, 2 to 256
@@ -183,7 +183,7 @@ class AnnIndex:
 
         wanted_lists, why = tuning.choose_lists(count, vectors.shape[1], kind, lists, recall_target)
 
-        wanted_degree = tuning.choose_degree(count, kind, degree, wanted_lists)
+        wanted_degree = tuning.choose_degree(count, vectors.shape[1], kind, degree, wanted_lists)
         number = METRICS.index(metric), RERANKS.index(rerank)
         core = native.Index.build(
             vectors, keys, columns, *number, wanted_lists, iterations, seed, threads, wanted_degree

@@ -101,7 +101,7 @@ class Merger:
                 changed = self.info["changed_since"] + stats["added_rows"] + stats["deleted_rows"]
                 lists, again = self._lists(merge.items, changed)
                 asked = self.info["asked"]
-                degree = tuning.choose_degree(merge.items, asked["kind"], asked.get("degree"), lists)
+                degree = tuning.choose_degree(merge.items, stats["dim"], asked["kind"], asked.get("degree"), lists)
                 if not merge.build(lists, degree if again else stats["degree"], threads):
                     self._check_stopped()
                 found = self._measured(merge.built, lists, threads) if again else {}

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from aitems_engine._native import ann as native
 
-GRAPH_FROM = 200_000  # items; from here on single queries are worth a graph
+# Bytes of codes (items x dimensions) from which on single queries are worth a graph: 200,000 items of 64, 33,000 of
+# 384. Lists read a part of all codes, which no longer lie in the nearest caches; a walk reads some hundred rows.
+GRAPH_FROM_BYTES = 12_800_000
 DEGREE = 32  # of the graph
 EXACT_BELOW = 4096  # items; below, an exact scan costs no more than the overheads of lists
 SAMPLE_QUERIES = 400
@@ -73,9 +75,9 @@ def choose_lists(count: int, dim: int, kind: str, lists: int | None, recall_targ
     return lists or default_lists(count, dim), ""
 
 
-def choose_degree(count: int, kind: str, degree: int | None, lists: int) -> int:
+def choose_degree(count: int, dim: int, kind: str, degree: int | None, lists: int) -> int:
     """Return how many out-neighbours the graph of an index with so many lists should have; 0: no graph."""
-    wanted = kind == "graph" or (kind == "auto" and count >= GRAPH_FROM)
+    wanted = kind == "graph" or (kind == "auto" and count * dim >= GRAPH_FROM_BYTES)
     return (degree or DEGREE) if wanted and lists else 0
 
 
