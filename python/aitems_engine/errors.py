@@ -34,6 +34,10 @@ class IndexFormatError(AitemsError, ValueError):
     """An index file that is damaged, cut short or of another version or dimension; names the file and the section."""
 
 
+class NotSupportedError(AitemsError, NotImplementedError):
+    """A library whose interface is offered here has this, the adapter does not; the message says what to do."""
+
+
 class BundleError(AitemsError):
     """A bundle that is damaged, mixed, missing a part or newer than this engine; names the part."""
 

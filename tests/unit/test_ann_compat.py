@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from aitems_engine.ann.compat import hnswlib, usearch
-from aitems_engine.ann.compat.support import NotSupportedError
-from aitems_engine.errors import AitemsError
+from aitems_engine.errors import AitemsError, NotSupportedError
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(60, 6)).astype(np.float32)
@@ -335,3 +334,9 @@ def test_usearch_radius_half_precision_and_views(tmp_path):
     view.add(77, ROWS[3])
     assert view.search(ROWS[3], 1).keys.tolist() == [77]
     assert 3 in usearch.Index.restore(tmp_path / "x.usearch")
+
+
+def test_look_ups_of_many_ids() -> None:
+    index = usearch.Index(ndim=6)
+    index.add(np.arange(0, 60, 2), ROWS[:30])
+    assert index.contains(np.array([0, 1, 58, 10**12])).tolist() == [True, False, True, False]

@@ -217,6 +217,12 @@ class AnnIndex:
     def __len__(self) -> int:
         return self._open().stats()["items"]
 
+    def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these ids an index with integer ids holds, bool (n,); cost: one look-up each."""
+        if self._strings is not None:
+            raise InvalidInputError("this index has string ids; ask for each with `id in index`")
+        return self._open().vectors(np.ascontiguousarray(ids, np.int64))[1]
+
     def __contains__(self, id: object) -> bool:
         return bool(self._open().vectors(self._keys([id], add=False))[1].any())
 

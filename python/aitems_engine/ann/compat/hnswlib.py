@@ -1,6 +1,6 @@
 """The interface of hnswlib 0.8 (`Index`) over `AnnIndex`.
 
-Not a graph: `ef`, `M` and `ef_construction` are kept and returned but steer nothing; the search is measured to reach
+`ef`, `M` and `ef_construction` are kept and returned but steer nothing; the search is measured to reach
 `recall_target` (0.99). NaN and infinity are refused, and a query has the index's dimension (hnswlib checks neither).
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aitems_engine.ann import AnnIndex, Filter
-from aitems_engine.ann.compat.support import RECALL_TARGET, NotSupportedError, empty_index, keys_of, settle
-from aitems_engine.errors import AitemsError, IndexFormatError
+from aitems_engine.ann.compat.support import RECALL_TARGET, empty_index, keys_of, settle
+from aitems_engine.errors import AitemsError, IndexFormatError, NotSupportedError
 
 METRICS = {"l2": "l2", "ip": "ip", "cosine": "cosine"}
 
@@ -71,10 +71,9 @@ class Index:
             raise HnswlibError(f"one id a row is needed, got {len(labels)} ids for {len(rows)} rows")
         last = len(labels) - 1 - np.unique(labels[::-1], return_index=True)[1]  # of a label given twice
         labels, rows = labels[last], rows[last]
-        known = self._labels | self._deleted.keys()
-        fresh = [label for label in labels.tolist() if label not in known]
+        fresh = [label for label in labels.tolist() if label not in self._labels and label not in self._deleted]
         reused = min(len(fresh), len(self._deleted)) if replace_deleted else 0
-        if len(known) + len(fresh) - reused > self._max_elements:
+        if self.get_current_count() + len(fresh) - reused > self._max_elements:
             raise HnswlibError(f"the index holds at most {self._max_elements} elements; call resize_index")
         index.upsert(labels, rows)
         self._labels.update(labels.tolist())

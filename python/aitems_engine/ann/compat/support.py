@@ -6,17 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aitems_engine.ann import AnnIndex
-from aitems_engine.errors import AitemsError, InvalidInputError
+from aitems_engine.errors import InvalidInputError
 
 RECALL_TARGET = 0.99  # the peers reach it at their usual settings where their metric is kind to a graph
 
 
-class NotSupportedError(AitemsError, NotImplementedError):
-    """The peer has this, the adapter does not; the message says what to do."""
-
-
 def empty_index(dim: int, metric: str, recall_target: float = RECALL_TARGET, rerank: str = "float") -> AnnIndex:
-    """Return an index that fills later: exact while it is small, lists when a merge finds it large enough."""
+    """Return an index that fills later: exact while small; a merge that finds it large builds lists or a graph."""
     return AnnIndex.build(np.empty((0, dim), np.float32), metric=metric, recall_target=recall_target, rerank=rerank)
 
 
@@ -35,8 +31,3 @@ def keys_of(keys: ArrayLike) -> NDArray[np.int64]:
     if array.size and array.max() > np.uint64(np.iinfo(np.int64).max):
         raise InvalidInputError(f"keys must be below 2**63, got {array.max()}")
     return array.astype(np.int64)
-
-
-def contained(index: AnnIndex, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which keys the index holds."""
-    return np.isin(keys, index.ids)

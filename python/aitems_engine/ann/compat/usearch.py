@@ -1,7 +1,7 @@
 """The interface of usearch 2 (`Index`, `Matches`, `BatchMatches`) over `AnnIndex`.
 
-Not a graph: `connectivity` and the expansions are kept and returned but steer nothing; the search is measured to reach
-a recall of 0.99. Vectors are kept as float32 (dtype "f16" and "bf16": half precision). For "cos" they come back
+`connectivity` and the expansions are kept and returned but steer nothing; the search is measured to reach a recall of
+0.99. Vectors are kept as float32 (dtype "f16" and "bf16": half precision). For "cos" they come back
 normalised. Beside `exact=True`, small sets are searched exactly.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aitems_engine.ann import AnnIndex
-from aitems_engine.ann.compat.support import NotSupportedError, contained, empty_index, keys_of, settle
-from aitems_engine.errors import AitemsError, InvalidInputError
+from aitems_engine.ann.compat.support import empty_index, keys_of, settle
+from aitems_engine.errors import AitemsError, InvalidInputError, NotSupportedError
 
 METRICS = {"ip": "ip", "cos": "cosine", "l2sq": "l2"}
 NAMES = {ours: theirs for theirs, ours in METRICS.items()}
@@ -129,8 +129,9 @@ class Index:
         """Add vectors under new keys (None: from the length on); returns the keys. A key that is there is an error."""
         index, rows = self._index(), self._rows(vectors)
         labels = np.arange(len(index), len(index) + len(rows)) if keys is None else keys_of(keys)
-        if contained(index, labels).any():
-            raise UsearchError(f"key {labels[contained(index, labels)][0]} is there already; remove it first")
+        there = index.contains(labels)
+        if there.any():
+            raise UsearchError(f"key {labels[there][0]} is there already; remove it first")
         index.upsert(labels, rows)
         settle(index, threads)
         return labels.astype(np.uint64)
@@ -157,7 +158,7 @@ class Index:
     def get(self, keys: ArrayLike, dtype: Any = None) -> Any:
         """Return the vector of a key or None; for several keys a tuple of them."""
         labels, index = keys_of(keys), self._index()
-        there = contained(index, labels)
+        there = index.contains(labels)
         rows = iter(index.vectors(labels[there]))
         found = tuple(next(rows) if held else None for held in there)
         return found if np.ndim(keys) else found[0]
@@ -165,14 +166,14 @@ class Index:
     __getitem__ = get
 
     def contains(self, keys: ArrayLike) -> Any:
-        there = contained(self._index(), keys_of(keys))
+        there = self._index().contains(keys_of(keys))
         return there if np.ndim(keys) else bool(there[0])
 
     __contains__ = contains
 
     def count(self, keys: ArrayLike) -> Any:
         """Return how many vectors each key has: 0 or 1."""
-        there = contained(self._index(), keys_of(keys)).astype(np.uint64)
+        there = self._index().contains(keys_of(keys)).astype(np.uint64)
         return there if np.ndim(keys) else int(there[0])
 
     def remove(self, keys: ArrayLike, *, compact: bool = False, threads: int = 0) -> Any:
@@ -191,8 +192,8 @@ class Index:
         old, new, index = keys_of(from_), keys_of(to), self._index()
         if len(old) != len(new):
             raise InvalidInputError(f"as many new keys as old ones are needed, got {len(new)} for {len(old)}")
-        there = contained(index, old)
-        if contained(index, new[there]).any():
+        there = index.contains(old)
+        if index.contains(new[there]).any():
             raise InvalidInputError("a new key is there already; remove it first")
         index.upsert(new[there], index.vectors(old[there]))
         index.delete(old[there])
