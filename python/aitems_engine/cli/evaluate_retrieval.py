@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from aitems_engine.errors import InvalidInputError
@@ -44,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print, write the report."""
     from aitems_engine.catalog.columns import parse_column_options
-    from aitems_engine.cli.train_retrieval import EVENT_EXAMPLE
+    from aitems_engine.cli.train_retrieval import EVENT_EXAMPLE, progress
     from aitems_engine.evaluation.ranking import evaluate_ranking
     from aitems_engine.evaluation.retrieval_report import write_retrieval_report
     from aitems_engine.events import read_interactions
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
             targets,
             tuple(args.k or (10, 20)),
             exclude_seen=not args.include_seen,
-            progress=progress(name),
+            progress=progress(name, "batch"),
         )
         missing = len(set(test.user_ids) - set(histories.user_ids))
         lost = targets.counts.get("unknown_items", 0)
@@ -89,12 +88,3 @@ def run(args: argparse.Namespace) -> None:
     (args.out / "metrics.json").write_text(
         json.dumps({name: scores.means() for name, scores in found.items()}, indent=1) + "\n", encoding="utf-8"
     )
-
-
-def progress(title: str) -> Callable[[Iterable[int]], Iterable[int]]:
-    """Return a wrapper that shows a bar over the batches of users on a terminal."""
-    if not sys.stderr.isatty():
-        return iter
-    from tqdm import tqdm
-
-    return lambda batches: tqdm(batches, desc=title, unit="batch")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     interactions = read_events(args)
     began = time.perf_counter()
     if args.name == "ials":
-        chosen["progress"] = training.bar(not args.quiet and sys.stderr.isatty(), "ials")
+        chosen["progress"] = iter if args.quiet else progress("ials", "epoch")
     fits: dict[str, Callable[..., Retriever]] = {
         "popularity": training.fit_popularity,
         "item-knn": training.fit_item_knn,
@@ -113,3 +113,12 @@ def run(args: argparse.Namespace) -> None:
         f"{args.name}: {len(interactions)} users, {interactions.num_items} items, {len(interactions.items)} "
         f"interactions{noticed}; trained in {seconds:.1f} s\nmodel {args.out} ({digest[:12]})"
     )
+
+
+def progress(title: str, unit: str) -> Callable[[Iterable[int]], Iterable[int]]:
+    """Return a wrapper that shows a progress bar over an iterable on a terminal."""
+    if not sys.stderr.isatty():
+        return iter
+    from tqdm import tqdm
+
+    return lambda steps: tqdm(steps, desc=title, unit=unit)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.retriever import BATCH, Retriever, check_catalogue, masked_scores
+from aitems_engine.retrieval.retriever import BATCH, Retriever, best_items, check_catalogue, masked_scores
 
 FloatVector = npt.NDArray[np.float64]
 
@@ -93,8 +93,10 @@ def evaluate_ranking(
         rows = asked[start : start + BATCH]
         known = histories.take(rows)
         scores = masked_scores(retriever, known, exclude_seen)
-        for k, (items, found) in ((k, _first(scores, longest, k)) for k in ks):
-            np.add.at(shown[k], items[found], 1)
+        best, _ = best_items(scores, longest)
+        for k in ks:
+            listed = best[:, :k]
+            shown[k] += np.bincount(listed[listed >= 0], minlength=histories.num_items)
         for i, user in enumerate(rows.tolist()):
             wanted = np.unique(targets.history(user))
             seen_targets += int(np.isin(wanted, known.history(i)).sum())
@@ -150,17 +152,6 @@ class _Gains:
             total += missed * hit / (better + place + 1)
             missed *= 1 - hit
         return total
-
-
-def _first(
-    scores: npt.NDArray[np.float32], longest: int, k: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return the best k items of each row (ties: lower first) and which of them may be shown."""
-    width = min(longest, scores.shape[1])
-    part = np.argpartition(-scores, width - 1, axis=1)[:, :width]
-    values = np.take_along_axis(scores, part, 1)
-    order = np.lexsort((part, -values))[:, :k]
-    return np.take_along_axis(part, order, 1), np.take_along_axis(values, order, 1) > -np.inf
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:

@@ -101,7 +101,7 @@ def candidates(retriever: Retriever, histories: Interactions, k: int, *, exclude
     for start in range(0, len(histories), BATCH):
         batch = histories.take(slice(start, start + BATCH))
         values = masked_scores(retriever, batch, exclude_seen)
-        best, found = _top(values, k)
+        best, found = best_items(values, k)
         items[start : start + BATCH, : best.shape[1]] = best
         scores[start : start + BATCH, : best.shape[1]] = found
     return Candidates(items, scores, retriever.kind)
@@ -124,7 +124,8 @@ def masked_scores(retriever: Retriever, histories: Interactions, exclude_seen: b
     return values
 
 
-def _top(values: FloatMatrix, k: int) -> tuple[npt.NDArray[np.int32], FloatMatrix]:
+def best_items(values: FloatMatrix, k: int) -> tuple[npt.NDArray[np.int32], FloatMatrix]:
+    """Return the items and scores of the `k` (or all) highest values of each row; see `Candidates`."""
     k = min(k, values.shape[1])
     # the k-th largest value, then everything from there on in order: ties at the edge need all their members
     edge = np.partition(values, -k, axis=1)[:, -k] if k else np.zeros(len(values))

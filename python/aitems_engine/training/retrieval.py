@@ -5,7 +5,7 @@ Repeated interactions of one user and item count once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -232,15 +232,3 @@ def binary_matrix(interactions: Interactions) -> csr_matrix:
 
 def _rows(matrix: csr_matrix) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)
-
-
-def bar(show: bool, title: str) -> Progress:
-    """Return a wrapper that shows a progress bar over epochs."""
-    if not show:
-        return iter
-    from tqdm import tqdm
-
-    def wrapped(epochs: Iterable[int]) -> Iterator[int]:
-        yield from tqdm(epochs, desc=title, unit="epoch")
-
-    return wrapped
