@@ -162,7 +162,7 @@ def write_users(
                 "user_id": user_id[rows],
                 "session_id": np.char.add("s", shown.session[rows].astype(str)),
                 "item_id": product_id[shown.item[rows]],
-                "placement": pa.array(["type"] * len(rows)),
+                "placement": pa.array(["category"] * len(rows)),
                 "position": shown.position[rows],
                 "value": value,
                 "timestamp": when,
