@@ -15,7 +15,7 @@ PACKAGE = ROOT / "python" / "aitems_engine"
 LAYERS = [
     {"errors", "types", "config", "_native", "_records"},
     {"ann", "catalog", "events", "text"},
-    {"bundle", "runtime", "embedding", "category", "retrieval"},
+    {"bundle", "runtime", "embedding", "category", "retrieval", "ranking"},
     {"engine"},
     {"streaming", "serving"},
     {"simulator", "evaluation", "training"},  # import the domain; nothing below imports them
