@@ -16,7 +16,7 @@ from aitems_engine.cli import main
 from aitems_engine.errors import BundleError, InvalidInputError
 from aitems_engine.evaluation.ranking import bootstrap_mean, evaluate_ranking, gini
 from aitems_engine.events import Interactions, leave_one_out
-from aitems_engine.retrieval import Popularity, Retriever, candidates, open_retriever, save_retriever
+from aitems_engine.retrieval import Popularity, Retriever, open_retriever, save_retriever
 from aitems_engine.training import retrieval as training
 
 _spec = importlib.util.spec_from_file_location(
@@ -132,23 +132,6 @@ def test_it_finds_the_group_again(retriever: Retriever) -> None:
     found = evaluate_ranking(fitted, split.train, split.test, (5,)).means()["recall@5"]
     # of some 20 unseen items about 8 are of the user's group
     assert found > (0.15 if retriever.kind == "popularity" else 0.45)
-
-
-def test_candidates_equal_sorting(retriever: Retriever) -> None:
-    x = shop(3)
-    for k in (1, 4, 25, 40):
-        found = candidates(retriever, x, k)
-        assert found.source == retriever.kind
-        scores = retriever.scores(x)
-        for u in range(len(x)):
-            left = [i for i in range(25) if i not in x.history(u)]
-            expected = sorted(left, key=lambda i, u=u: (-scores[u, i], i))[:k]
-            assert found.items[u].tolist() == expected + [-1] * (k - len(expected))
-            assert np.isneginf(found.scores[u, len(expected) :]).all()
-    with pytest.raises(InvalidInputError, match="histories are over 3 items, the retriever over 25"):
-        candidates(retriever, x.over(["i1", "i2", "i3"]), 2)
-    with pytest.raises(InvalidInputError, match="k must be"):
-        candidates(retriever, x, 0)
 
 
 def test_files(retriever: Retriever, tmp_path: Path) -> None:

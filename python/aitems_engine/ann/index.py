@@ -82,6 +82,7 @@ class AnnIndex:
         info.setdefault("asked", {"kind": "auto", "lists": None})  # missing in files of before it was kept
         info.setdefault("planned_for", core.stats()["items"])
         info.setdefault("changed_since", 0)
+        info.setdefault("tag", "")
         self._merger: Merger | None = Merger(core, info, queries, merge_at)
         self._finalizer = weakref.finalize(self, self._merger.stop, join=False)
         self._finalizer.atexit = False  # the merger has its own
@@ -104,6 +105,7 @@ class AnnIndex:
         seed: int = 0,
         threads: int = 1,
         merge_at: int | str | None = "auto",
+        tag: str = "",
     ) -> AnnIndex:
         """Build an index, choosing how to search by measuring on a sample.
 
@@ -138,6 +140,8 @@ class AnnIndex:
         merge_at : int, None or "auto"
             From how many added and deleted items on a merge starts in the background (see `compact`). None: never;
             "auto": a tenth of the items, at least 4,096.
+        tag : str
+            What the vectors belong to, for example the digest of a model; kept in the file and told by `describe`.
 
         Raises
         ------
@@ -190,7 +194,7 @@ class AnnIndex:
         )
         info: dict[str, Any] = {"recall_target": recall_target}
         info["asked"] = {"kind": kind, "lists": lists, "degree": degree}
-        info |= {"planned_for": count, "why": why}
+        info |= {"planned_for": count, "why": why, "tag": tag}
         sample = None if queries is None else np.ascontiguousarray(queries[: tuning.SAMPLE_QUERIES])
         if wanted_lists:
             asked = vectors[tuning.sample_rows(count, seed)] if sample is None else sample

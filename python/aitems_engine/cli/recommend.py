@@ -1,7 +1,7 @@
 """Recommend items for every history of a file, offline: user_id, rank, item_id, score.
 
-Users and items that the model never saw are fine: an unknown item of a history is left out, an empty history gets what
-the model says about nobody.
+Users and items that the model never saw are fine: an unknown item of a history is left out; an empty history gets
+what is popular from `popularity`, nothing from the others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from aitems_engine.errors import InvalidInputError
     from aitems_engine.events import read_interactions
     from aitems_engine.events.readers import EVENT_COLUMNS
-    from aitems_engine.retrieval import candidates, open_retriever
+    from aitems_engine.retrieval import open_retriever
     from aitems_engine.retrieval.retriever import BATCH
 
     columns = parse_column_options(args.column, EVENT_COLUMNS, EVENT_EXAMPLE)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     with TableWriter(args.out) as writer:
         for start in range(0, len(histories), BATCH):
             batch = histories.take(slice(start, start + BATCH))
-            found = candidates(retriever, batch, args.k, exclude_seen=args.exclude_seen)
+            found = retriever.candidates(batch, args.k, exclude_seen=args.exclude_seen)
             row, rank = np.nonzero(found.items >= 0)
             short += int((found.items < 0).any(1).sum())
             items = found.items[row, rank].tolist()

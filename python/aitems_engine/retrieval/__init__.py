@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from aitems_engine.retrieval.ease import Ease
-from aitems_engine.retrieval.files import open_retriever, save_retriever
+from aitems_engine.retrieval.files import open_retriever, read_retriever, retriever_parts, save_retriever
 from aitems_engine.retrieval.gf_cf import GfCf
 from aitems_engine.retrieval.ials import Ials
 from aitems_engine.retrieval.item_knn import ItemKnn
 from aitems_engine.retrieval.popularity import Popularity
-from aitems_engine.retrieval.retriever import Candidates, Retriever, candidates
+from aitems_engine.retrieval.retriever import Candidates, Retriever, scored_candidates
 
 __all__ = [
     "Candidates",
@@ -18,7 +18,9 @@ __all__ = [
     "ItemKnn",
     "Popularity",
     "Retriever",
-    "candidates",
     "open_retriever",
+    "read_retriever",
+    "retriever_parts",
     "save_retriever",
+    "scored_candidates",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.retriever import Arrays, FloatMatrix
+from aitems_engine.retrieval.retriever import Allowed, Arrays, Candidates, FloatMatrix, scored_candidates
 from aitems_engine.retrieval.sparse import history_matrix, row_sums
 
 
@@ -34,6 +34,12 @@ class Ease:
     def scores(self, histories: Interactions) -> FloatMatrix:
         """See `Retriever.scores`."""
         return row_sums(history_matrix(histories, self.decay), self.weights)
+
+    def candidates(
+        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
+    ) -> Candidates:
+        """See `Retriever.candidates`."""
+        return scored_candidates(self, histories, k, exclude_seen=exclude_seen, allowed=allowed)
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""

@@ -1,21 +1,31 @@
-"""A retriever as a directory: a bundle (bundle.py) of its arrays, its items, and the histories it was made from."""
+"""A retriever as a directory: a bundle (bundle.py) of its arrays, its items, and the histories it was made from.
+
+A bundle of several retrievers over one catalogue holds the parts of each behind a prefix (`retriever_parts`).
+Vectors and the index over them carry one digest, so that towers of one training never meet the index of another.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from aitems_engine.ann import AnnIndex
 from aitems_engine.bundle import Bundle, write_bundle
-from aitems_engine.errors import BundleError, DataError, InvalidInputError, require_extra
+from aitems_engine.errors import BundleError, DataError, IndexFormatError, InvalidInputError, require_extra
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval.ease import Ease
 from aitems_engine.retrieval.gf_cf import GfCf
 from aitems_engine.retrieval.ials import Ials
 from aitems_engine.retrieval.item_knn import ItemKnn
+from aitems_engine.retrieval.nearest import INDEXED_FROM, build_index
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
 from aitems_engine.runtime import read_safetensors
@@ -23,12 +33,13 @@ from aitems_engine.runtime import read_safetensors
 KINDS: dict[str, type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials]] = {
     c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials)
 }
-_MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES = (
+_MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES, _INDEX = (
     "retriever.json",
     "retriever.safetensors",
     "items.json",
     "users.json",
     "histories.safetensors",
+    "index.ann",
 )
 
 
@@ -51,21 +62,12 @@ def save_retriever(
     facts : mapping, optional
         What is worth knowing about the training, as JSON values.
     """
-    require_extra("train", "safetensors")
-    from safetensors.numpy import save
-
-    head = {"kind": retriever.kind, "settings": dict(retriever.settings()), "facts": dict(facts or {})}
-    arrays = {name: np.ascontiguousarray(value) for name, value in retriever.arrays().items()}
-    parts: dict[str, bytes | str | Path] = {
-        _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        _ARRAYS: save(arrays),
-        _ITEMS: json.dumps(list(retriever.item_ids), ensure_ascii=False),
-    }
+    parts = retriever_parts(retriever, histories, facts=facts)
+    parts[_ITEMS] = json.dumps(list(retriever.item_ids), ensure_ascii=False)
     if histories is not None:
         parts[_USERS] = json.dumps(histories.user_ids, ensure_ascii=False)
-        packed = {"splits": histories.splits, "items": histories.items, "times": histories.times}
-        parts[_HISTORIES] = save({name: np.ascontiguousarray(value) for name, value in packed.items()})
-    return write_bundle(path, parts, config=head)
+        parts[_HISTORIES] = _packed({"splits": histories.splits, "items": histories.items, "times": histories.times})
+    return write_bundle(path, parts, config={"retriever": parts[_MODEL]})
 
 
 def open_retriever(path: str | Path) -> tuple[Retriever, Interactions | None]:
@@ -77,20 +79,86 @@ def open_retriever(path: str | Path) -> tuple[Retriever, Interactions | None]:
         Damaged, of an unknown kind, or with arrays that do not fit; names the part.
     """
     bundle = Bundle.open(path)
-    head = bundle.read_json(_MODEL)
+    item_ids = _strings(bundle, _ITEMS)
+    retriever = read_retriever(bundle, item_ids)
+    if _HISTORIES not in bundle.parts:
+        return retriever, None
+    packed = read_safetensors(bundle.file(_HISTORIES))
+    try:
+        users = _strings(bundle, _USERS)
+        return retriever, Interactions(users, item_ids, packed["splits"], packed["items"], packed["times"])
+    except (InvalidInputError, KeyError) as error:
+        raise BundleError(f"bundle '{path}': its histories do not fit together: {error}") from error
+
+
+def retriever_parts(
+    retriever: Retriever,
+    histories: Interactions | None = None,
+    *,
+    prefix: str = "",
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, bytes | str | Path]:
+    """Return the parts of a bundle that hold a retriever, but for the ids of its items.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    histories : Interactions, optional
+        Over the same items: what an index is tuned with.
+    prefix : str
+        Put before the name of each part.
+    facts : mapping, optional
+        What is worth knowing about the training, as JSON values.
+    """
+    head = {"kind": retriever.kind, "settings": dict(retriever.settings()), "facts": dict(facts or {})}
+    arrays = _packed(retriever.arrays())
+    parts: dict[str, bytes | str | Path] = {
+        prefix + _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        prefix + _ARRAYS: arrays,
+    }
+    if isinstance(retriever, Ials) and len(retriever.item_ids) >= INDEXED_FROM:
+        index = build_index(retriever, histories, tag=hashlib.sha256(arrays).hexdigest())
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / _INDEX
+            index.save(file)
+            parts[prefix + _INDEX] = file.read_bytes()
+    return parts
+
+
+def read_retriever(bundle: Bundle, item_ids: list[str], *, prefix: str = "") -> Retriever:
+    """Return the retriever that `retriever_parts` put into a bundle.
+
+    Raises
+    ------
+    BundleError
+        Of an unknown kind, with arrays that do not fit, or with the index of another training.
+    """
+    head = bundle.read_json(prefix + _MODEL)
     kind = head.get("kind")
     if kind not in KINDS:
-        raise BundleError(f"bundle '{path}': retriever '{str(kind)[:40]}' is not one of {', '.join(KINDS)}")
+        raise BundleError(f"bundle '{bundle.path}': retriever '{str(kind)[:40]}' is not one of {', '.join(KINDS)}")
     try:
-        item_ids = _strings(bundle, _ITEMS)
-        retriever = KINDS[kind].restore(item_ids, read_safetensors(bundle.file(_ARRAYS)), head["settings"])
-        if _HISTORIES not in bundle.parts:
-            return retriever, None
-        packed = read_safetensors(bundle.file(_HISTORIES))
-        histories = Interactions(_strings(bundle, _USERS), item_ids, packed["splits"], packed["items"], packed["times"])
-    except (DataError, InvalidInputError, KeyError, TypeError, IndexError) as error:
-        raise BundleError(f"bundle '{path}': its parts do not fit together: {error}") from error
-    return retriever, histories
+        arrays = read_safetensors(bundle.file(prefix + _ARRAYS))
+        retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
+        if prefix + _INDEX not in bundle.parts or not isinstance(retriever, Ials):
+            return retriever
+        index = AnnIndex.open(bundle.file(prefix + _INDEX), dim=retriever.vectors.shape[1], verify=False)
+    except (DataError, IndexFormatError, InvalidInputError, KeyError, TypeError, IndexError) as error:
+        raise BundleError(f"bundle '{bundle.path}': parts '{prefix}*' do not fit together: {error}") from error
+    own, other = bundle.parts[prefix + _ARRAYS].sha256, index.describe()["tag"]
+    if own != other:
+        raise BundleError(
+            f"bundle '{bundle.path}': '{prefix}{_ARRAYS}' ({own[:12]}) and '{prefix}{_INDEX}' (built for "
+            f"{other[:12] or 'nothing known'}) are of two trainings; take both from one, or save the retriever again"
+        )
+    return replace(retriever, index=index)
+
+
+def _packed(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    require_extra("train", "safetensors")
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
 
 
 def _strings(bundle: Bundle, part: str) -> list[str]:

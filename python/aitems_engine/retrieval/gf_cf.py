@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.retriever import Arrays, FloatMatrix
+from aitems_engine.retrieval.retriever import Allowed, Arrays, Candidates, FloatMatrix, scored_candidates
 from aitems_engine.retrieval.sparse import Csr, from_dense, history_matrix, product, row_sums
 
 
@@ -53,6 +53,12 @@ class GfCf:
         spectrum = row_sums(rows, self.vectors * inverse[:, None])
         ideal = (spectrum @ self.vectors.T) * self.degrees
         return np.asarray(linear + np.float32(self.alpha) * ideal)
+
+    def candidates(
+        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
+    ) -> Candidates:
+        """See `Retriever.candidates`."""
+        return scored_candidates(self, histories, k, exclude_seen=exclude_seen, allowed=allowed)
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""

@@ -12,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine.ann import AnnIndex
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.retriever import Arrays, FloatMatrix
+from aitems_engine.retrieval.nearest import nearest
+from aitems_engine.retrieval.retriever import Allowed, Arrays, Candidates, FloatMatrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,8 @@ class Ials:
         Weight of a pair that was not observed.
     l2, l2_exponent : float
         A user's regularisation is ``l2 * (len(history) + unobserved * num_items) ** l2_exponent``.
+    index : AnnIndex, optional
+        Over `vectors`; `save_retriever` builds it where there are many items.
     """
 
     kind: ClassVar[str] = "ials"
@@ -35,11 +39,21 @@ class Ials:
     unobserved: float
     l2: float
     l2_exponent: float
+    index: AnnIndex | None = None
+
+    def queries(self, histories: Interactions) -> FloatMatrix:
+        """See `VectorRetriever.queries`."""
+        return solve_side(histories.splits, histories.items, self.vectors, self.unobserved, self.l2, self.l2_exponent)
 
     def scores(self, histories: Interactions) -> FloatMatrix:
         """See `Retriever.scores`."""
-        users = solve_side(histories.splits, histories.items, self.vectors, self.unobserved, self.l2, self.l2_exponent)
-        return np.asarray(users @ self.vectors.T)
+        return np.asarray(self.queries(histories) @ self.vectors.T)
+
+    def candidates(
+        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
+    ) -> Candidates:
+        """See `Retriever.candidates`; with an index as far as it finds them."""
+        return nearest(self, histories, k, exclude_seen, allowed)
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""

@@ -18,13 +18,14 @@ from aitems_engine.events import Interactions
 
 FloatMatrix = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
+Allowed = npt.NDArray[np.bool_]
 
 # Scores of so many histories exist at a time: 256 x 100,000 items are 100 MB.
 BATCH = 256
 
 
 class Retriever(Protocol):
-    """Scores all items for histories; higher is better. Implementations are frozen and safe for many threads."""
+    """Scores items for histories; higher is better. Implementations are frozen and safe for many threads."""
 
     kind: ClassVar[str]
 
@@ -40,6 +41,34 @@ class Retriever(Protocol):
         ----------
         histories : Interactions
             Over exactly `item_ids` (`Interactions.over`); an empty history is scored as nobody's.
+        """
+        ...
+
+    def candidates(
+        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
+    ) -> Candidates:
+        """Return the `k` best items of each history.
+
+        Parameters
+        ----------
+        histories : Interactions
+            Over exactly `item_ids`.
+        k : int >= 1
+            Where fewer items are left, the rest is -1 and -inf.
+        exclude_seen : bool
+            Leave out items of the history.
+        allowed : bool array, shape (num_items,), optional
+            Leave out all other items.
+
+        Raises
+        ------
+        InvalidInputError
+            Another catalogue, `k` < 1, or `allowed` of another shape.
+
+        Notes
+        -----
+        Ties: the lower position first. Popularity aside, an empty history has no candidates: what would be returned is
+        not about anybody.
         """
         ...
 
@@ -71,40 +100,39 @@ class Candidates:
     source: str
 
 
-def candidates(retriever: Retriever, histories: Interactions, k: int, *, exclude_seen: bool = True) -> Candidates:
-    """Return the `k` best items of each history.
+def scored_candidates(
+    retriever: Retriever,
+    histories: Interactions,
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    allowed: Allowed | None = None,
+) -> Candidates:
+    """Return what `Retriever.candidates` says, from the scores of all items: the way without a short cut."""
+    check_question(retriever, histories, k, allowed)
+    items = np.full((len(histories), k), -1, np.int32)
+    scores = np.full((len(histories), k), -np.inf, np.float32)
+    somebody = np.flatnonzero(np.diff(histories.splits))
+    for start in range(0, len(somebody), BATCH):
+        rows = somebody[start : start + BATCH]
+        values = masked_scores(retriever, histories.take(rows), exclude_seen)
+        if allowed is not None:
+            values[:, ~allowed] = -np.inf
+        best, found = best_items(values, k)
+        items[rows, : best.shape[1]] = best
+        scores[rows, : best.shape[1]] = found
+    return Candidates(items, scores, retriever.kind)
 
-    Parameters
-    ----------
-    retriever : Retriever
-    histories : Interactions
-        Over the retriever's items.
-    k : int >= 1
-        Where fewer items are left, the rest is -1 and -inf.
-    exclude_seen : bool
-        Leave out items of the history.
 
-    Raises
-    ------
-    InvalidInputError
-        Another catalogue, or `k` < 1.
-
-    Notes
-    -----
-    Ties: the lower position first. Items with the score -inf are never returned.
-    """
+def check_question(retriever: Retriever, histories: Interactions, k: int, allowed: Allowed | None) -> None:
+    """Raise `InvalidInputError` for what `Retriever.candidates` does not take."""
     check_catalogue(retriever, histories)
     if k < 1:
         raise InvalidInputError(f"k must be at least 1, got {k}")
-    items = np.full((len(histories), k), -1, np.int32)
-    scores = np.full((len(histories), k), -np.inf, np.float32)
-    for start in range(0, len(histories), BATCH):
-        batch = histories.take(slice(start, start + BATCH))
-        values = masked_scores(retriever, batch, exclude_seen)
-        best, found = best_items(values, k)
-        items[start : start + BATCH, : best.shape[1]] = best
-        scores[start : start + BATCH, : best.shape[1]] = found
-    return Candidates(items, scores, retriever.kind)
+    if allowed is not None and (allowed.dtype != np.bool_ or allowed.shape != (histories.num_items,)):
+        raise InvalidInputError(
+            f"allowed must be bool of shape ({histories.num_items},), got {allowed.dtype} {allowed.shape}"
+        )
 
 
 def check_catalogue(retriever: Retriever, histories: Interactions) -> None:
@@ -127,14 +155,59 @@ def masked_scores(retriever: Retriever, histories: Interactions, exclude_seen: b
 def best_items(values: FloatMatrix, k: int) -> tuple[npt.NDArray[np.int32], FloatMatrix]:
     """Return the items and scores of the `k` (or all) highest values of each row; see `Candidates`."""
     k = min(k, values.shape[1])
-    # the k-th largest value, then everything from there on in order: ties at the edge need all their members
-    edge = np.partition(values, -k, axis=1)[:, -k] if k else np.zeros(len(values))
     items = np.full((len(values), k), -1, np.int32)
     scores = np.full((len(values), k), -np.inf, np.float32)
-    for row, (own, low) in enumerate(zip(values, edge, strict=True)):
-        found = np.flatnonzero(own >= low)
-        found = found[np.argsort(-own[found], kind="stable")[:k]]
-        found = found[own[found] > -np.inf]
+    for row, own in enumerate(values):
+        found = best_of(own, k)
         items[row, : len(found)] = found
         scores[row, : len(found)] = own[found]
     return items, scores
+
+
+def best_of(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the `k` highest values, best first, the lower first where equal; -inf is left out."""
+    found = np.arange(len(values))
+    if k < len(values):
+        # the k-th largest value, then everything from there on in order: ties at the edge need all their members
+        found = np.flatnonzero(values >= np.partition(values, -k)[-k]) if k else found[:0]
+    found = found[np.argsort(-values[found], kind="stable")[:k]]
+    return found[values[found] > -np.inf]
+
+
+def without_seen(
+    items: npt.NDArray[np.int32], scores: FloatMatrix, histories: Interactions | None, k: int
+) -> tuple[npt.NDArray[np.int32], FloatMatrix]:
+    """Return the first `k` of each row that are not in its history, as `Candidates` has them.
+
+    Parameters
+    ----------
+    items : int32 array, shape (n, m)
+        Best first; -1 where there is none.
+    scores : float32 array, shape (n, m)
+    histories : Interactions, n of them, optional
+        Without, nothing is left out.
+    """
+    n, m = items.shape
+    gone = items < 0
+    if histories is not None:
+        keys = np.arange(n, dtype=np.int64)[:, None] * histories.num_items + items
+        gone |= contained(keys, seen_keys(histories))
+    order = np.argsort(gone, axis=1, kind="stable")[:, :k]
+    gone = np.take_along_axis(gone, order, 1)
+    kept, values = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
+    kept[:, :m] = np.where(gone, np.int32(-1), np.take_along_axis(items, order, 1))
+    values[:, :m] = np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, order, 1))
+    return kept, values
+
+
+def seen_keys(histories: Interactions) -> npt.NDArray[np.int64]:
+    """Return row * num_items + item of all interactions, ascending."""
+    return np.sort(histories.users() * np.int64(histories.num_items) + histories.items)
+
+
+def contained(values: npt.NDArray[np.int64], ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which values are among the others; for few of these faster than `numpy.isin`, which sorts all."""
+    if not len(ascending):
+        return np.zeros(values.shape, bool)
+    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.asarray(ascending[place] == values)

@@ -50,12 +50,35 @@ def history_matrix(histories: Interactions, decay: float = 1.0) -> Csr:
 
 def product(a: Csr, b: Csr) -> npt.NDArray[np.float32]:
     """Return the dense product of two sparse matrices, float32 (len(a), b.num_columns); cost: one step a product."""
-    lengths = np.diff(b.splits)[a.columns]
+    cells, weights = _terms(a, b)
+    return np.bincount(cells, weights, len(a) * b.num_columns).astype(np.float32).reshape(len(a), b.num_columns)
+
+
+def sparse_product(a: Csr, b: Csr) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the cells (row * b.num_columns + column, ascending) of the product that get a term, and their values.
+
+    Notes
+    -----
+    The values are those of `product` to the last bit. Cost: sorting the terms, whatever the size of the product; the
+    number of cells times the number of terms must stay below 2**62.
+    """
+    cells, weights = _terms(a, b)
+    # cell and place in one number: sorting these is three times as fast as a stable argsort
+    bits = len(cells).bit_length()
+    order = np.sort(cells << bits | np.arange(len(cells))) & ((1 << bits) - 1)
+    cells = cells[order]
+    first = np.diff(cells, prepend=-1) != 0
+    sums = np.bincount(np.cumsum(first) - 1, weights[order])
+    return cells[first], sums.astype(np.float32)
+
+
+def _terms(a: Csr, b: Csr) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the cell and the value of each product of two stored values, in the order of `a`."""
+    lengths = b.splits[a.columns + 1] - b.splits[a.columns]
     ends = np.cumsum(lengths)
     index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(b.splits[a.columns] - ends + lengths, lengths)
     weights = np.repeat(a.values, lengths) * b.values[index]
-    cells = np.repeat(a.rows(), lengths) * b.num_columns + b.columns[index]
-    return np.bincount(cells, weights, len(a) * b.num_columns).astype(np.float32).reshape(len(a), b.num_columns)
+    return np.repeat(a.rows(), lengths) * b.num_columns + b.columns[index], weights
 
 
 def row_sums(a: Csr, dense: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
