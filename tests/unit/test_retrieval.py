@@ -293,13 +293,15 @@ def test_commands_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "retrieval.md").read_text(encoding="utf-8")
-    commands, program = (re.search(rf"```{kind}\n(.*?)```", page, re.S)[1] for kind in ("bash", "python"))
+    commands, *programs = (
+        part for kind in ("bash", "python") for part in re.findall(rf"```{kind}\n(.*?)```", page, re.S)
+    )
     monkeypatch.chdir(tmp_path)
     split = leave_one_out(shop(7, users=80))
     write_lines(tmp_path / "histories.txt", shop(7, users=80))
     for name, side in (("events.txt", split.train), ("later.txt", split.test)):
         write_lines(tmp_path / name, side)
-    exec(program, {})  # noqa: S102
+    exec("\n".join(programs), {})  # noqa: S102
     for command in commands.splitlines():
         words = command.replace("events.parquet", "events.txt").replace("later.parquet", "later.txt").split()
         assert words[0] == "aitems"

@@ -7,6 +7,7 @@ from aitems_engine.retrieval.files import open_retriever, read_retriever, retrie
 from aitems_engine.retrieval.gf_cf import GfCf
 from aitems_engine.retrieval.ials import Ials
 from aitems_engine.retrieval.item_knn import ItemKnn
+from aitems_engine.retrieval.merge import Merged, merge
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Candidates, Retriever, scored_candidates
 
@@ -16,8 +17,10 @@ __all__ = [
     "GfCf",
     "Ials",
     "ItemKnn",
+    "Merged",
     "Popularity",
     "Retriever",
+    "merge",
     "open_retriever",
     "read_retriever",
     "retriever_parts",
