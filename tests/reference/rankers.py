@@ -1,4 +1,4 @@
-"""Slow, obvious twins of training/rankers.py: one row at a time in float64, sums written as they stand in the papers."""
+"""Slow, obvious twins of training/rankers.py: one row at a time in float64, sums as they stand in the papers."""
 
 from __future__ import annotations
 

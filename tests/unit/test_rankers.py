@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from tests.reference import rankers as slow
 
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.ranking import FieldSpec
+from aitems_engine.training.ranker_onnx import build_ranker_onnx
 from aitems_engine.training.rankers import RANKERS, RankerShape, make_ranker
 
 FIELDS = FieldSpec((7, 1, 30), 4)
@@ -91,3 +93,18 @@ def test_codes_of_different_fields_have_different_rows():
 def test_impossible_sizes_are_refused(fields, shape, message):
     with pytest.raises(InvalidInputError, match=message):
         make_ranker(fields, shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.name}-{s.dim}-{len(s.hidden)}-{s.cross_rank}")
+@pytest.mark.parametrize("fields", [FIELDS, FieldSpec((3, 5), 0), FieldSpec((4,), 2)], ids=["mixed", "codes", "one"])
+def test_onnx_answers_alike_for_any_number_of_rows(fields, shape):
+    model = randomised(fields, shape)
+    session = onnxruntime.InferenceSession(build_ranker_onnx(model), providers=["CPUExecutionProvider"])
+    for rows in (0, 1, 33):
+        codes, dense = inputs(fields, rows)
+        (got,) = session.run(["logits"], {"codes": codes, "dense": dense})
+        with torch.no_grad():
+            want = model(torch.from_numpy(codes), torch.from_numpy(dense)).numpy()
+        assert got.dtype == np.float32
+        assert got.shape == want.shape
+        assert np.abs(got - want).max(initial=0) <= 1e-4

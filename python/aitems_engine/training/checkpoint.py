@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,15 +29,22 @@ class EpochRecord:
     seconds: float = 0.0
 
 
+Record = TypeVar("Record")
+
+
 def save(
     path: Path,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: np.random.Generator,
-    history: list[EpochRecord],
+    history: Sequence[Any],
     best: dict[str, torch.Tensor] | None,
 ) -> None:
-    """Write the state after an epoch; `best` are the weights of an earlier epoch that was better, if there is one."""
+    """Write the state after an epoch.
+
+    `history` holds one record (a dataclass of plain values) an epoch; `best` are the weights of an earlier epoch that
+    was better, if there is one.
+    """
     require_extra("train", "safetensors")
     from safetensors.torch import save_file
 
@@ -55,8 +64,12 @@ def save(
 
 
 def load(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, generator: np.random.Generator
-) -> tuple[list[EpochRecord], dict[str, torch.Tensor] | None]:
+    path: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: np.random.Generator,
+    record: type[Record],
+) -> tuple[list[Record], dict[str, torch.Tensor] | None]:
     """Put a saved state back; returns its history and the weights of the best epoch where that is not the last.
 
     Raises
@@ -94,4 +107,4 @@ def load(
     torch.set_rng_state(tensors["random.torch"])
     generator.bit_generator.state = json.loads(metadata["random.numpy"])
     best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
-    return [EpochRecord(**record) for record in json.loads(metadata["history"])], best or None
+    return [record(**values) for values in json.loads(metadata["history"])], best or None

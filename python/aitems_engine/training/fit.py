@@ -206,7 +206,7 @@ def fit(
         history: list[EpochRecord] = []
         best_state: dict[str, torch.Tensor] | None = None
         if checkpoint is not None and checkpoint.exists():
-            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator)
+            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator, EpochRecord)
         last = min(settings.epochs, stop_after or settings.epochs)
         while len(history) < last and not out_of_patience(history, settings.patience):
             epoch = len(history) + 1

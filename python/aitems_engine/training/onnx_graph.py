@@ -7,18 +7,14 @@ and widths and equals the native execution within 1e-4. Written by hand rather t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from aitems_engine.errors import InvalidInputError, require_extra
-
-Tensors = Mapping[str, npt.NDArray[np.float32]]
+from aitems_engine.errors import InvalidInputError
+from aitems_engine.training.onnx_builder import OPSET, OnnxGraph, Tensors
 
 
-def build_onnx(tensors: Tensors, *, opset: int = 17, top_k: int = 0) -> bytes:
+def build_onnx(tensors: Tensors, *, opset: int = OPSET, top_k: int = 0) -> bytes:
     """Return the classifier as a serialised ONNX model.
 
     Parameters
@@ -44,13 +40,12 @@ def build_onnx(tensors: Tensors, *, opset: int = 17, top_k: int = 0) -> bytes:
     MissingExtraError
         The package onnx is not installed.
     """
-    require_extra("train", "onnx")
     if "embedding.weight" not in tensors or "head.weight" not in tensors or not widths(tensors, "title"):
         raise InvalidInputError(
             "the classifier needs embedding.weight, title.conv{w}.weight and head.weight, got "
             + ", ".join(sorted(tensors))
         )
-    graph = _Graph(tensors)
+    graph = OnnxGraph(tensors)
     features = _branch(graph, "title")
     if "title.bag.weight" in tensors:
         features.append(_bag(graph))
@@ -58,10 +53,27 @@ def build_onnx(tensors: Tensors, *, opset: int = 17, top_k: int = 0) -> bytes:
         features += _branch(graph, "mall")
     hidden = graph.node("Concat", features, axis=1) if len(features) > 1 else features[0]
     if "fc.weight" in tensors:
-        hidden = graph.node("Relu", [_dense(graph, "fc", hidden)])
-    graph.node("Identity", [_dense(graph, "head", hidden)], name="logits")
+        hidden = graph.node("Relu", [graph.dense("fc", hidden)])
+    graph.node("Identity", [graph.dense("head", hidden)], name="logits")
     graph.node("Softmax", ["logits"], name="probabilities", axis=-1)
-    return graph.model(opset, top_k)
+    classes = int(tensors["head.weight"].shape[0])
+    graph.output("logits", classes)
+    graph.output("probabilities", classes)
+    if top_k > 0:
+        k = graph.constant("top_k", np.array([top_k], np.int64))
+        graph.node("TopK", ["probabilities", k], name="top_probabilities", second="top_indices", axis=-1)
+        graph.output("top_probabilities", top_k)
+        graph.output("top_indices", top_k, kind="int64")
+    bag = tensors.get("title.bag.weight")
+    return graph.model(
+        "text_classifier",
+        opset,
+        {
+            "classes": str(classes),
+            "vocabulary": str(tensors["embedding.weight"].shape[0]),
+            "gram_buckets": str(0 if bag is None else bag.shape[0]),
+        },
+    )
 
 
 def widths(tensors: Tensors, branch: str) -> list[int]:
@@ -70,78 +82,7 @@ def widths(tensors: Tensors, branch: str) -> list[int]:
     return sorted(int(found[1]) for name in tensors if (found := pattern.fullmatch(name)))
 
 
-class _Graph:
-    """Collects nodes, inputs and initialisers."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        from onnx import helper, numpy_helper
-
-        self.tensors = tensors
-        self._helper, self._numpy = helper, numpy_helper
-        self._nodes: list[Any] = []
-        self._inputs: list[Any] = []
-        self._initialisers: dict[str, Any] = {}
-
-    def node(self, op: str, inputs: list[str], name: str = "", **attributes: Any) -> str:
-        name = name or f"{op}_{len(self._nodes)}"
-        self._nodes.append(self._helper.make_node(op, inputs, [name], name=f"n_{name}", **attributes))
-        return name
-
-    def weight(self, name: str) -> str:
-        if name not in self._initialisers:
-            if name not in self.tensors:
-                raise InvalidInputError(
-                    f"the classifier needs the tensor '{name}', got {', '.join(sorted(self.tensors))}"
-                )
-            self._initialisers[name] = self._numpy.from_array(
-                np.ascontiguousarray(self.tensors[name], np.float32), name
-            )
-        return name
-
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        self._initialisers[name] = self._numpy.from_array(value, name)
-        return name
-
-    def input(self, name: str, *axes: str) -> str:
-        from onnx import TensorProto
-
-        self._inputs.append(self._helper.make_tensor_value_info(name, TensorProto.INT32, list(axes)))
-        return name
-
-    def model(self, opset: int, top_k: int) -> bytes:
-        import onnx
-
-        classes = int(self.tensors["head.weight"].shape[0])
-        value = self._helper.make_tensor_value_info
-        outputs = [
-            value("logits", onnx.TensorProto.FLOAT, ["n", classes]),
-            value("probabilities", onnx.TensorProto.FLOAT, ["n", classes]),
-        ]
-        if top_k > 0:
-            k = self.constant("top_k", np.array([top_k], np.int64))
-            top = ["top_probabilities", "top_indices"]
-            self._nodes.append(self._helper.make_node("TopK", ["probabilities", k], top, name="n_top", axis=-1))
-            outputs.append(value("top_probabilities", onnx.TensorProto.FLOAT, ["n", top_k]))
-            outputs.append(value("top_indices", onnx.TensorProto.INT64, ["n", top_k]))
-        graph = self._helper.make_graph(
-            self._nodes, "text_classifier", self._inputs, outputs, list(self._initialisers.values())
-        )
-        model = self._helper.make_model(graph, opset_imports=[self._helper.make_opsetid("", opset)], ir_version=8)
-        bag = self.tensors.get("title.bag.weight")
-        self._helper.set_model_props(
-            model,
-            {
-                "classes": str(classes),
-                "vocabulary": str(self.tensors["embedding.weight"].shape[0]),
-                "gram_buckets": str(0 if bag is None else bag.shape[0]),
-            },
-        )
-        onnx.checker.check_model(model)
-        serialised: bytes = model.SerializeToString()
-        return serialised
-
-
-def _branch(graph: _Graph, branch: str) -> list[str]:
+def _branch(graph: OnnxGraph, branch: str) -> list[str]:
     """Embedding, convolutions that read zeros past the end, relu, maximum over the windows that begin at a token."""
     ids = graph.input(f"{branch}_ids", "n", f"{branch}_width")
     lengths = graph.input(f"{branch}_lengths", "n")
@@ -171,7 +112,7 @@ def _branch(graph: _Graph, branch: str) -> list[str]:
     return features
 
 
-def _bag(graph: _Graph) -> str:
+def _bag(graph: OnnxGraph) -> str:
     """Sum of the n-grams' rows over the root of their number."""
     ids = graph.input("gram_ids", "n", "grams")
     zero = graph.constant("zero", np.array(0, np.int32))
@@ -183,8 +124,3 @@ def _bag(graph: _Graph) -> str:
     count = graph.node("ReduceSum", [used, axis1], keepdims=1)
     root = graph.node("Sqrt", [graph.node("Max", [count, graph.constant("one_f", np.array(1, np.float32))])])
     return graph.node("Relu", [graph.node("Add", [graph.node("Div", [total, root]), graph.weight("title.bag.bias")])])
-
-
-def _dense(graph: _Graph, name: str, rows: str) -> str:
-    # Gemm, not MatMul + Add: ONNX Runtime's static quantisation is several times faster on it.
-    return graph.node("Gemm", [rows, graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")], transB=1)
