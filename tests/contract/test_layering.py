@@ -88,6 +88,7 @@ CPP_MAY_INCLUDE = {
     "base": {"base"},
     "simd": {"base", "simd"},
     "ann": {"base", "simd", "ann"},
+    "batch": {"base", "batch"},
     "text": {"base", "simd", "text"},
     "textcnn": {"base", "simd", "textcnn"},
     "embedding": {"base", "simd", "embedding"},

@@ -1,4 +1,5 @@
 from . import ann as ann
+from . import batch as batch
 from . import embedding as embedding
 from . import isa as isa
 from . import text as text

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from aitems_engine.ranking.batches import Examples, FeatureBatch, FieldSpec, Predictions
+from aitems_engine.ranking.declaration import FeatureConfig
+from aitems_engine.ranking.features import FeatureQuery, FeatureSet
 
-__all__ = ["Examples", "FeatureBatch", "FieldSpec", "Predictions"]
+__all__ = ["Examples", "FeatureBatch", "FeatureConfig", "FeatureQuery", "FeatureSet", "FieldSpec", "Predictions"]

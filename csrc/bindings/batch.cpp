@@ -1,0 +1,111 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "base/error.hpp"
+#include "base/thread_pool.hpp"
+#include "batch/features.hpp"
+#include "bindings/register.hpp"
+
+namespace py = pybind11;
+
+namespace aitems::bindings {
+namespace {
+
+using batch::FeatureTable;
+using Ints = py::array_t<std::int32_t, py::array::c_style>;
+using Longs = py::array_t<std::int64_t, py::array::c_style>;
+using Floats = py::array_t<float, py::array::c_style>;
+
+std::string shape_of(const py::array& array) {
+  std::string text = "(";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+  return text + (array.ndim() == 1 ? ",)" : ")");
+}
+
+void require_shape(const py::array& array, std::initializer_list<std::size_t> shape, const char* what) {
+  bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  std::string wanted = "(";
+  for (py::ssize_t axis = 0; const std::size_t size : shape) {
+    same = same && array.shape(axis) == static_cast<py::ssize_t>(size);
+    wanted += (axis++ ? ", " : "") + std::to_string(size);
+  }
+  if (!same) throw Error(ErrorKind::kInvalidInput, std::string(what) + " must have shape " + wanted + (shape.size() == 1 ? ",)" : ")") + ", got " + shape_of(array));
+}
+
+template <class T>
+std::vector<const T*> columns_of(const std::vector<py::array_t<T, py::array::c_style>>& arrays, std::size_t rows, const char* what) {
+  std::vector<const T*> columns;
+  for (const auto& array : arrays) {
+    require_shape(array, {rows}, what);
+    columns.push_back(array.data());
+  }
+  return columns;
+}
+
+std::shared_ptr<FeatureTable> make(const std::vector<Ints>& codes, const std::vector<Ints>& matches, const std::vector<Floats>& statics,
+                                   const std::vector<Floats>& statistics, const std::vector<Floats>& numbers, const Longs& registered_at,
+                                   const std::vector<double>& half_lives_ms, const std::vector<int>& last_codes, int contexts, bool hour, bool weekday, std::int64_t utc_offset_ms,
+                                   std::int32_t position_max, std::int32_t position_serving, bool age, bool recency, bool length, int history_max,
+                                   const std::vector<float>& center, const std::vector<float>& scale) {
+  if (registered_at.ndim() != 1 || registered_at.size() < 1)
+    throw Error(ErrorKind::kInvalidInput, "registered_at must have one value an item and one for unknown items, got shape " + shape_of(registered_at));
+  const auto rows = static_cast<std::size_t>(registered_at.size());
+  const batch::ItemColumns columns{columns_of(codes, rows, "codes"),           columns_of(matches, rows, "matches"), columns_of(statics, rows, "statics"),
+                                   columns_of(statistics, rows, "statistics"), columns_of(numbers, rows, "numbers"), registered_at.data()};
+  const batch::FeaturePlan plan{half_lives_ms, last_codes, contexts, hour, weekday, utc_offset_ms, position_max, position_serving,
+                                age,           recency,  length, history_max, center,  scale};
+  py::gil_scoped_release release;
+  return std::make_shared<FeatureTable>(plan, rows - 1, columns);
+}
+
+void gather(const FeatureTable& table, const Ints& history_items, const Longs& history_times, const Longs& begins, const Longs& ends,
+            const Longs& now, const Ints& contexts, const Ints& candidates, const Longs& candidate_splits, Ints& codes, Floats& dense,
+            const std::optional<Floats>& statistics, const std::optional<Ints>& positions, int threads) {
+  const auto count = static_cast<std::size_t>(now.size()), rows = static_cast<std::size_t>(candidates.size());
+  const auto width = [](int columns) { return static_cast<std::size_t>(columns); };
+  const auto events = static_cast<std::size_t>(history_items.size());
+  require_shape(history_items, {events}, "history_items");
+  require_shape(history_times, {events}, "history_times");
+  require_shape(now, {count}, "now");
+  require_shape(begins, {count}, "begins");
+  require_shape(ends, {count}, "ends");
+  require_shape(contexts, {count, width(table.contexts())}, "contexts");
+  require_shape(candidates, {rows}, "candidates");
+  require_shape(candidate_splits, {count + 1}, "candidate_splits");
+  require_shape(codes, {rows, width(table.codes())}, "out codes");
+  require_shape(dense, {rows, width(table.dense())}, "out dense");
+  if (statistics) require_shape(*statistics, {rows, width(table.statistics())}, "statistics");
+  if (positions) require_shape(*positions, {rows}, "positions");
+  const batch::Requests requests{count,           history_items.data(), history_times.data(),    begins.data(),
+                                 ends.data(),     now.data(),           contexts.data(),         candidates.data(),
+                                 candidate_splits.data(), statistics ? statistics->data() : nullptr, positions ? positions->data() : nullptr};
+  threads = resolve_threads(threads);
+  std::int32_t* out_codes = codes.mutable_data();
+  float* out_dense = dense.mutable_data();
+  py::gil_scoped_release release;
+  table.check(requests, events, rows);
+  table.gather(requests, out_codes, out_dense, threads);
+}
+
+}  // namespace
+
+void register_batch(py::module_& module) {
+  py::module_ m = module.def_submodule("batch", "Gathering of features. Private: use aitems_engine.ranking.");
+  py::class_<FeatureTable, std::shared_ptr<FeatureTable>>(m, "FeatureTable")
+      .def(py::init(&make), py::kw_only(), py::arg("codes"), py::arg("matches"), py::arg("statics"), py::arg("statistics"), py::arg("numbers"),
+           py::arg("registered_at"), py::arg("half_lives_ms"), py::arg("last_codes"), py::arg("contexts"), py::arg("hour"), py::arg("weekday"),
+           py::arg("utc_offset_ms"), py::arg("position_max"), py::arg("position_serving"), py::arg("age"), py::arg("recency"),
+           py::arg("length"), py::arg("history_max"), py::arg("center"), py::arg("scale"))
+      .def("gather", &gather, py::arg("history_items").noconvert(), py::arg("history_times").noconvert(), py::arg("begins").noconvert(),
+           py::arg("ends").noconvert(), py::arg("now").noconvert(), py::arg("contexts").noconvert(), py::arg("candidates").noconvert(),
+           py::arg("candidate_splits").noconvert(), py::arg("codes").noconvert(), py::arg("dense").noconvert(),
+           py::arg("statistics").noconvert() = py::none(), py::arg("positions").noconvert() = py::none(), py::arg("threads") = 1)
+      .def_property_readonly("items", &FeatureTable::items)
+      .def_property_readonly("codes", &FeatureTable::codes)
+      .def_property_readonly("dense", &FeatureTable::dense)
+      .def_property_readonly("bytes", &FeatureTable::bytes);
+}
+
+}  // namespace aitems::bindings
