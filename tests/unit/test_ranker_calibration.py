@@ -1,0 +1,189 @@
+"""Calibration of rankers: it repairs what is wrong, keeps the order, and survives files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aitems_engine.errors import DataError, InvalidInputError
+from aitems_engine.evaluation.binary import auc, log_loss
+from aitems_engine.evaluation.metrics import expected_calibration_error
+from aitems_engine.ranking.calibration import Calibration, CalibrationTable, sigmoid, straight
+from aitems_engine.training.ranker_calibration import fit_calibration
+
+FITTED = ("platt", "isotonic")
+
+
+def drawn(n=20_000, seed=0, bend=lambda x: 2 * x + 1):
+    """Return logits as a ranker gives them, labels, and the true probabilities: the ranker says `bend` of the truth."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(-1, 1.2, n)
+    p = sigmoid(truth)
+    return bend(truth), (rng.random(n) < p).astype(float), p
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_repairs_a_stretched_and_shifted_ranker_at_equal_auc(method):
+    calibration = fit_calibration(*drawn()[:2], method=method)
+    logits, labels, truth = drawn(seed=1)
+    p = calibration.probabilities(logits)
+    assert expected_calibration_error(sigmoid(logits), labels) > 0.05
+    assert expected_calibration_error(p, labels) < 0.015
+    assert np.abs(p - truth).mean() < 0.02
+    assert auc(labels, p) == pytest.approx(auc(labels, logits), abs=1e-6)
+    assert p.dtype == np.float32
+
+
+def test_isotonic_bends_where_a_line_cannot():
+    def bend(x):
+        return np.where(x > -1, 0.3 * (x + 1) - 1, 3 * (x + 1) - 1)
+
+    logits, labels, truth = drawn(60_000, 1, bend)
+    line, curve = (
+        fit_calibration(*drawn(60_000, 0, bend)[:2], method=method).probabilities(logits) for method in FITTED
+    )
+    assert np.abs(curve - truth).mean() < 0.3 * np.abs(line - truth).mean()
+    assert auc(labels, curve) == pytest.approx(auc(labels, logits), abs=1e-6)
+
+
+def test_platt_equals_logistic_regression():
+    linear = pytest.importorskip("sklearn.linear_model")
+    logits, labels, _ = drawn(3000)
+    peer = linear.LogisticRegression(C=1e9, tol=1e-8).fit(logits[:, None], labels)
+    want = peer.predict_proba(logits[:, None])[:, 1]
+    assert np.abs(fit_calibration(logits, labels).probabilities(logits) - want).max() < 1e-3
+
+
+def test_isotonic_is_close_to_that_of_scikit_learn():
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    logits, labels, _ = drawn(20_000)
+    want = isotonic.IsotonicRegression().fit(logits, labels).predict(logits)
+    got = fit_calibration(logits, labels, method="isotonic").probabilities(logits)
+    assert np.abs(got - want).mean() < 0.015
+
+
+@given(st.integers(0, 10_000), st.integers(2, 1500), st.sampled_from(FITTED), st.integers(0, 3))
+@settings(max_examples=40)
+def test_rises_strictly_whatever_the_rows(seed, n, method, decimals):
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(size=n) * 5, decimals)
+    labels = (rng.random(n) < rng.random()).astype(float)
+    labels[:2] = 0, 1
+    calibration = fit_calibration(logits, labels, method=method)
+    x = np.sort(np.r_[logits, rng.normal(size=50) * 20])
+    assert (np.diff(calibration.default(x))[np.diff(x) > 0] > 0).all()
+    p = calibration.probabilities(x)
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_segments_have_their_own_table_where_they_are_large():
+    sizes = (6000, 6000, 50)
+    parts = [drawn(n, i, lambda x, i=i: x + 2 * i) for i, n in enumerate(sizes)]
+    logits, labels, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
+    segments = np.repeat([7, 8, 9], sizes)
+    calibration = fit_calibration(logits, labels, segments)
+    assert sorted(calibration.by_segment) == [7, 8]
+    p = calibration.probabilities(logits, segments)
+    large = segments < 9
+    assert np.abs(p - truth)[large].mean() < 0.02
+    assert np.array_equal(p[~large], calibration.probabilities(logits)[~large])
+    unknown = calibration.probabilities(logits, np.full(len(logits), 123))
+    assert np.array_equal(unknown, calibration.probabilities(logits))
+    for segment in (7, 8):
+        mine = segments == segment
+        assert auc(labels[mine], p[mine]) == pytest.approx(auc(labels[mine], logits[mine]), abs=1e-6)
+
+
+def test_a_segment_of_one_label_falls_back():
+    logits, labels, _ = drawn(9000)
+    segments = np.where(np.arange(9000) < 3000, 1, 2)
+    labels[:3000] = 0
+    assert sorted(fit_calibration(logits, labels, segments).by_segment) == [2]
+
+
+@pytest.mark.parametrize("method", ["none", *FITTED])
+def test_sampled_negatives_are_put_back(method):
+    logits, labels, truth = drawn(200_000, bend=lambda x: x - np.log(0.1))  # what a ranker trained on a tenth says
+    kept = (labels == 1) | (np.random.default_rng(5).random(len(labels)) < 0.1)
+    calibration = fit_calibration(logits[kept], labels[kept], method=method, negatives_kept=0.1)
+    p = calibration.probabilities(logits)
+    assert p.mean() == pytest.approx(truth.mean(), rel=0.03)
+    assert np.abs(p - truth).mean() < 0.015
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_conversions_are_calibrated_over_all_impressions(method):
+    """Clicks and conversions share a cause: of clicked rows the calibration would be too high."""
+    rng = np.random.default_rng(3)
+    n = 300_000
+    cause = rng.normal(size=n)
+    pctr, pcvr = sigmoid(cause - 1.5), sigmoid(cause - 1)
+    click = rng.random(n) < pctr
+    bought = (click & (rng.random(n) < pcvr)).astype(float)
+    calibration = fit_calibration(0.5 * cause + 1, bought, method=method, ceiling=pctr)
+    p = calibration.probabilities(0.5 * cause + 1)
+    assert p.sum() == pytest.approx(pcvr.sum(), rel=0.02)
+    assert (pctr * p).sum() == pytest.approx(bought.sum(), rel=0.01)
+    assert log_loss(bought, pctr * p) < log_loss(bought, pctr * sigmoid(0.5 * cause + 1))
+
+
+def test_survives_json_exactly():
+    logits, labels, _ = drawn(9000)
+    segments = np.arange(9000) % 2
+    calibration = fit_calibration(logits, labels, segments, method="isotonic")
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    assert np.array_equal(again.probabilities(logits, segments), calibration.probabilities(logits, segments))
+
+
+def test_without_tables_a_logit_is_what_it_says():
+    assert Calibration().probabilities(np.array([0.0, np.nan, 1e9, -1e9])).tolist()[:1] == [0.5]
+    p = Calibration().probabilities(np.array([0.3, np.nan, 1e9, -1e9]))
+    assert p[0] == pytest.approx(sigmoid(np.array([0.3]))[0])
+    assert np.isnan(p[1])
+    assert p[2:].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {},
+        {"default": {"given": [1.0], "calibrated": [1.0]}},
+        {"default": {"given": [1.0, 1.0], "calibrated": [1.0, 2.0]}, "by_segment": {}},
+        {"default": {"given": [0.0, 1.0], "calibrated": [2.0, 1.0]}, "by_segment": {}},
+        {"default": {"given": [], "calibrated": []}, "by_segment": {}},
+        {"default": {"given": [0.0], "calibrated": [float("nan")]}, "by_segment": {}},
+        {"default": {"given": ["a"], "calibrated": [1.0]}, "by_segment": {}},
+        {"default": {"given": [0.0], "calibrated": [1.0]}, "by_segment": {"x": {"given": [0.0], "calibrated": [1.0]}}},
+    ],
+)
+def test_damaged_tables_are_refused(values):
+    with pytest.raises(DataError, match="calibration"):
+        Calibration.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.ones(5)}, "rows of both labels, got 5 of 5"),
+        ({"labels": np.ones(4)}, "vectors of one length"),
+        ({"logits": np.full(5, np.nan)}, "logits finite"),
+        ({"method": "spline"}, "must be one of isotonic, platt, none"),
+        ({"negatives_kept": 0.0}, "negatives_kept above 0"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    values = {"logits": np.arange(5.0), "labels": np.array([0.0, 1, 0, 1, 1])} | change
+    with pytest.raises(InvalidInputError, match=message):
+        fit_calibration(**values)
+
+
+def test_segments_need_one_value_a_row():
+    with pytest.raises(InvalidInputError, match="one segment for each"):
+        Calibration(CalibrationTable(np.zeros(1), np.zeros(1)), {1: straight()}).probabilities(
+            np.zeros(3), np.zeros(2, int)
+        )
