@@ -69,10 +69,17 @@ class Predictions:
     pctr: FloatVector
     pcvr: FloatVector
 
+    def __len__(self) -> int:
+        return len(self.pctr)
+
     @property
     def pctcvr(self) -> FloatVector:
         """Probability of a click that leads to a purchase; never above `pctr`."""
         return self.pctr * self.pcvr
+
+    def rows(self, begin: int, end: int) -> Predictions:
+        """Return the rows from `begin` to `end`."""
+        return Predictions(self.pctr[begin:end], self.pcvr[begin:end])
 
 
 @dataclass(frozen=True, eq=False)

@@ -242,6 +242,11 @@ class FeatureSet:
         dense += [name_of(f) for f in config.of(HistoryRecency)] + [name_of(f) for f in config.of(HistoryLength)]
         return FieldSpec(tuple(codes.values()), len(dense), tuple(codes), tuple(dense))
 
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """Names that `FeatureQuery.context` should have."""
+        return tuple(f.name for f in self.config.of(Context))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what a trained network depends on: everything but the counts and the items."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.errors import InvalidInputError
+from aitems_engine.runtime.onnx_session import open_session
 from aitems_engine.runtime.scorer import FloatArray, IntArray, ScorerInputs, check_top_k
 
 _INPUTS = {"title_ids", "title_lengths", "gram_ids", "mall_ids", "mall_lengths"}
@@ -97,21 +98,11 @@ class OnnxScorer:
         }
 
     def _session(self, threads: int) -> Any:
-        import onnxruntime
-
         if threads < 0:
             raise InvalidInputError(f"threads must be 0 (all cores) or more, got {threads}")
         with self._lock:
             if threads not in self._sessions:
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = threads
-                options.inter_op_num_threads = 1
-                try:
-                    self._sessions[threads] = onnxruntime.InferenceSession(
-                        self._model, options, providers=["CPUExecutionProvider"]
-                    )
-                except Exception as error:  # ONNX Runtime has no common base class for these
-                    raise InvalidInputError(f"ONNX Runtime cannot load the model: {error}") from error
+                self._sessions[threads] = open_session(self._model, threads)
             return self._sessions[threads]
 
     def _run(self, output: str, inputs: ScorerInputs, threads: int) -> FloatArray:

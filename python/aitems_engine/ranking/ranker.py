@@ -1,0 +1,157 @@
+"""The trained ranker in serving: a `FeatureBatch` in, probabilities out, by ONNX Runtime in one thread.
+
+Features and network belong together: `ranker.json` holds the digests of both, and a mixture is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine.bundle import Bundle
+from aitems_engine.catalog.items import ItemTable
+from aitems_engine.errors import BundleError, DataError, InvalidInputError, ModelMismatchError, require_extra
+from aitems_engine.ranking.batches import FeatureBatch, FieldSpec, FloatMatrix, Predictions
+from aitems_engine.ranking.features import FeatureSet
+from aitems_engine.runtime.onnx_session import open_session
+from aitems_engine.runtime.safetensors import read_safetensors
+
+HEAD, FEATURES, MODEL, COUNTED, COUNTS = (
+    "ranker.json",
+    "features.json",
+    "ranker.onnx",
+    "counted_items.json",
+    "item_counts.safetensors",
+)
+
+
+class Ranker:
+    """A network that is asked for probabilities. Immutable; safe for calls from many threads.
+
+    Parameters
+    ----------
+    model : path or bytes
+        ONNX: `codes` int32 (n, F), `dense` float32 (n, D) -> `logits` float32 (n, T); T = 1 (click) or 2 (click, and
+        purchase given a click).
+    fields : FieldSpec
+        Of the features it was trained on.
+
+    Raises
+    ------
+    InvalidInputError
+        Another graph, or one of other widths.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | bytes, fields: FieldSpec) -> None:
+        self.fields = fields
+        self._session = open_session(model if isinstance(model, bytes) else os.fspath(model), threads=1)
+        inputs = {i.name: i.shape[-1] for i in self._session.get_inputs()}
+        outputs = {o.name: o.shape[-1] for o in self._session.get_outputs()}
+        wanted = {"codes": len(fields.cardinalities), "dense": fields.dense}
+        # a network without use for an input does not have it
+        if not inputs.items() <= wanted.items() or outputs.get("logits") not in (1, 2):
+            raise InvalidInputError(
+                f"not a ranker for these features: its inputs are {inputs} and outputs {outputs}, "
+                f"the features have {wanted} columns, logits must have 1 or 2"
+            )
+        self._inputs = list(inputs)
+
+    def logits(self, batch: FeatureBatch) -> FloatMatrix:
+        """Return the logits, float32 array of shape (n, T)."""
+        if batch.codes.shape[1] != len(self.fields.cardinalities) or batch.dense.shape[1] != self.fields.dense:
+            raise InvalidInputError(
+                f"the ranker reads {len(self.fields.cardinalities)} codes and {self.fields.dense} dense columns, "
+                f"got {batch.codes.shape} and {batch.dense.shape}"
+            )
+        feeds = {"codes": batch.codes, "dense": batch.dense}
+        logits: FloatMatrix = self._session.run(["logits"], {name: feeds[name] for name in self._inputs})[0]
+        return logits
+
+    def predict(self, batch: FeatureBatch) -> Predictions:
+        """Return the probabilities of each row.
+
+        Notes
+        -----
+        A logit that is no number becomes 0 probability. `pctcvr` is never above `pctr`.
+        """
+        probabilities = _sigmoid(self.logits(batch))
+        pcvr = probabilities[:, 1] if probabilities.shape[1] == 2 else np.ones(len(probabilities), np.float32)
+        return Predictions(np.ascontiguousarray(probabilities[:, 0]), np.ascontiguousarray(pcvr))
+
+
+def ranker_parts(
+    features: FeatureSet, model: bytes, *, facts: Mapping[str, Any] | None = None
+) -> dict[str, bytes | str | Path]:
+    """Return the parts of a bundle that hold features and network, for `write_bundle`.
+
+    Parameters
+    ----------
+    features : FeatureSet
+        Those the network was trained on; its counts may be newer.
+    model : bytes
+        ONNX.
+    facts : mapping, optional
+        What is worth knowing about the training, as JSON values.
+    """
+    require_extra("train", "safetensors")
+    from safetensors.numpy import save
+
+    Ranker(model, features.spec)
+    counted = np.flatnonzero(features.counts.any(axis=1))
+    head = {"features": features.digest, "model": hashlib.sha256(model).hexdigest(), "facts": dict(facts or {})}
+    return {
+        HEAD: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        FEATURES: json.dumps(features.to_json(), ensure_ascii=False, allow_nan=False) + "\n",
+        MODEL: model,
+        COUNTED: json.dumps([features.items.item_ids[i] for i in counted.tolist()], ensure_ascii=False),
+        COUNTS: save({"counts": np.ascontiguousarray(features.counts[counted])}),
+    }
+
+
+def open_ranker(bundle: Bundle, items: ItemTable) -> tuple[FeatureSet, Ranker]:
+    """Return features and network of a bundle, over a catalogue that may be newer than they are.
+
+    Raises
+    ------
+    ModelMismatchError
+        Features or network are not those that `ranker.json` names.
+    BundleError
+        A part is missing or damaged; names it.
+    """
+    head = bundle.read_json(HEAD)
+    try:
+        ids = json.loads(bundle.read(COUNTED).decode())
+        counts = _aligned(ids, read_safetensors(bundle.file(COUNTS))["counts"], items)
+        features = FeatureSet.from_json(bundle.read_json(FEATURES), items, counts)
+        found = {FEATURES: features.digest, MODEL: bundle.parts[bundle.file(MODEL).name].sha256}
+        for part, key in ((FEATURES, "features"), (MODEL, "model")):
+            if head[key] != found[part]:
+                raise ModelMismatchError(
+                    f"bundle '{bundle.path}': '{part}' is {found[part][:12]}..., but '{HEAD}' belongs to "
+                    f"{str(head[key])[:12]}...: features and network of one training must be used together"
+                )
+        return features, Ranker(bundle.file(MODEL), features.spec)
+    except (DataError, InvalidInputError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"bundle '{bundle.path}': the parts of the ranker do not fit together: {error}") from error
+
+
+def _aligned(ids: list[str], counts: npt.NDArray[np.int64], items: ItemTable) -> npt.NDArray[np.int64]:
+    if counts.shape != (len(ids), 3):
+        raise DataError(f"'{COUNTS}' must have 3 counts for each of {len(ids)} items, got {counts.shape}")
+    rows = items.positions(ids)
+    aligned = np.zeros((len(items), 3), np.int64)
+    aligned[rows[rows >= 0]] = counts[rows >= 0]
+    return aligned
+
+
+def _sigmoid(logits: FloatMatrix) -> FloatMatrix:
+    with np.errstate(over="ignore"):
+        probabilities: FloatMatrix = np.nan_to_num(np.float32(1) / (np.float32(1) + np.exp(-logits)), nan=0.0)
+    return probabilities
