@@ -14,6 +14,7 @@ from tests.unit.test_features import make_features, make_query
 from aitems_engine.bundle import Bundle, write_bundle
 from aitems_engine.errors import BundleError, InvalidInputError, ModelMismatchError
 from aitems_engine.ranking import FeatureBatch, FeatureSet, FieldSpec, Ranker, open_ranker, ranker_parts
+from aitems_engine.ranking.calibration import Calibration, RankerCalibration, sigmoid, straight
 
 pytestmark = pytest.mark.native
 
@@ -66,6 +67,28 @@ def test_probabilities(features: FeatureSet) -> None:
     part = predictions.rows(2, 5)
     assert len(part) == 3
     np.testing.assert_array_equal(part.pctr, predictions.pctr[2:5])
+
+
+def test_probabilities_are_calibrated_by_segment(features: FeatureSet, tmp_path: Path) -> None:
+    batch = features.gather(make_query(np.random.default_rng(1), 30, 20, training=False))
+    segment = features.spec.code_names[0]
+    codes = batch.codes[:, 0]
+    own = int(codes[0])
+    calibration = RankerCalibration(
+        Calibration(straight(0.5), {own: straight(1.0, 2.0)}), Calibration(straight(1.0, -1.0)), segment
+    )
+    model = network(features)
+    ranker = Ranker(model, features.spec, calibration)
+    logits = ranker.logits(batch).astype(np.float64)
+    want = sigmoid(np.where(codes == own, logits[:, 0] + 2, 0.5 * logits[:, 0]))
+    predictions = ranker.predict(batch)
+    np.testing.assert_allclose(predictions.pctr, want, rtol=1e-6)
+    np.testing.assert_allclose(predictions.pcvr, sigmoid(logits[:, 1] - 1), rtol=1e-6)
+    write_bundle(tmp_path / "b", ranker_parts(features, model, calibration=calibration))
+    _, again = open_ranker(Bundle.open(tmp_path / "b"), features.items)
+    np.testing.assert_array_equal(again.predict(batch).pctr, predictions.pctr)
+    with pytest.raises(InvalidInputError, match="by 'weather', which is none of the features"):
+        Ranker(model, features.spec, RankerCalibration(segment="weather"))
 
 
 def test_a_network_of_clicks_alone(features: FeatureSet) -> None:

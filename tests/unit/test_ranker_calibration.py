@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from aitems_engine.errors import DataError, InvalidInputError
 from aitems_engine.evaluation.binary import auc, log_loss
 from aitems_engine.evaluation.metrics import expected_calibration_error
-from aitems_engine.ranking.calibration import Calibration, CalibrationTable, sigmoid, straight
-from aitems_engine.training.ranker_calibration import fit_calibration
+from aitems_engine.ranking import Examples, FieldSpec
+from aitems_engine.ranking.calibration import Calibration, CalibrationTable, RankerCalibration, sigmoid, straight
+from aitems_engine.training.ranker_calibration import calibrate_ranker, fit_calibration
 
 FITTED = ("platt", "isotonic")
 
@@ -131,11 +132,48 @@ def test_conversions_are_calibrated_over_all_impressions(method):
     assert log_loss(bought, pctr * p) < log_loss(bought, pctr * sigmoid(0.5 * cause + 1))
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.2])
+def test_a_ranker_is_calibrated_as_a_whole(kept):
+    """Clicks by placement, conversions over all impressions; rows without a click may have been thinned out."""
+    rng = np.random.default_rng(4)
+    n = 200_000
+    cause, placement = rng.normal(size=n), rng.integers(1, 3, n)
+    pctr, pcvr = sigmoid(cause - placement), sigmoid(cause - 1)
+    click = rng.random(n) < pctr
+    bought = click & (rng.random(n) < pcvr)
+    known = ~click | bought | (np.arange(n) < 0.9 * n)
+    examples = Examples(
+        placement[:, None].astype(np.int32),
+        np.zeros((n, 0), np.float32),
+        click.astype(np.float32),
+        bought.astype(np.float32),
+        np.arange(n),
+        np.arange(n),
+        known,
+    )
+    logits = np.stack([2 * cause + 1, 0.5 * cause], 1).astype(np.float32)
+    drawn_rows = click | (rng.random(n) < kept)
+    fields = FieldSpec((3,), 0, ("context.placement",))
+    calibration = calibrate_ranker(
+        logits[drawn_rows], examples.take(drawn_rows), fields, segment="context.placement", negatives_kept=kept
+    )
+    clicks = calibration.click.probabilities(logits[:, 0], placement)
+    conversions = calibration.purchase.probabilities(logits[:, 1], placement)
+    for where in (1, 2):
+        mine = placement == where
+        assert clicks[mine].sum() == pytest.approx(pctr[mine].sum(), rel=0.02)
+        assert conversions[mine].sum() == pytest.approx(pcvr[mine].sum(), rel=0.06)
+    again = RankerCalibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    assert np.array_equal(again.click.probabilities(logits[:, 0], placement), clicks)
+    with pytest.raises(InvalidInputError, match=r"segment must be one of context\.placement, got 'hour'"):
+        calibrate_ranker(logits, examples, fields, segment="hour")
+
+
 def test_survives_json_exactly():
     logits, labels, _ = drawn(9000)
     segments = np.arange(9000) % 2
     calibration = fit_calibration(logits, labels, segments, method="isotonic")
-    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
     assert np.array_equal(again.probabilities(logits, segments), calibration.probabilities(logits, segments))
 
 
@@ -163,7 +201,9 @@ def test_without_tables_a_logit_is_what_it_says():
 )
 def test_damaged_tables_are_refused(values):
     with pytest.raises(DataError, match="calibration"):
-        Calibration.from_dict(values)
+        Calibration.from_json(values)
+    with pytest.raises(DataError, match="calibration"):
+        RankerCalibration.from_json({"click": values, "purchase": values, "segment": ""})
 
 
 @pytest.mark.parametrize(

@@ -198,3 +198,10 @@ def changed(**columns):
 def test_bad_input_is_refused(train, change, error, message):
     with pytest.raises(error, match=message):
         train_ranker(train, examples(seed=1), FIELDS, settings("dcn-v2", **change))
+
+
+def test_rows_behind_an_open_purchase_are_not_settled():
+    data = changed(time=np.arange(1500)[::-1].copy())
+    assert data.settled.all()
+    data.purchase_known[[700, 900]] = False
+    assert np.flatnonzero(data.settled).tolist() == list(range(901, 1500))

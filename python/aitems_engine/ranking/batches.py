@@ -122,6 +122,15 @@ class Examples:
         """The features alone."""
         return FeatureBatch(self.codes, self.dense)
 
+    @property
+    def settled(self) -> npt.NDArray[np.bool_]:
+        """Rows whose purchases may be learnt or judged: all older than the first that is not known.
+
+        Leaving out the unknown rows alone would leave out clicks that were not followed by a purchase, and only those.
+        """
+        unknown = self.time[~self.purchase_known]
+        return self.time < unknown.min() if len(unknown) else np.ones(len(self), bool)
+
     def take(self, rows: npt.NDArray[Any] | slice) -> Examples:
         """Return the given rows (positions, flags or a slice)."""
         return Examples(

@@ -101,7 +101,7 @@ class Calibration:
                     calibrated[rows] = table(logits[rows])
         return sigmoid(calibrated).astype(np.float32)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the tables as plain values, for a bundle."""
 
         def plain(table: CalibrationTable) -> dict[str, list[float]]:
@@ -113,8 +113,8 @@ class Calibration:
         }
 
     @classmethod
-    def from_dict(cls, values: Any) -> Calibration:
-        """Return what `to_dict` gave.
+    def from_json(cls, values: Any) -> Calibration:
+        """Return what `to_json` gave.
 
         Raises
         ------
@@ -134,6 +134,35 @@ class Calibration:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"this is no calibration: {error!r}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class RankerCalibration:
+    """The calibration of a ranker's outputs.
+
+    Attributes
+    ----------
+    click, purchase : Calibration
+        Of the first logit, and of the second where there is one.
+    segment : str
+        Name of the code column that tells a row's segment, as `FieldSpec.code_names` has it; empty for none.
+    """
+
+    click: Calibration = field(default_factory=Calibration)
+    purchase: Calibration = field(default_factory=Calibration)
+    segment: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all as plain values, for a bundle."""
+        return {"click": self.click.to_json(), "purchase": self.purchase.to_json(), "segment": self.segment}
+
+    @classmethod
+    def from_json(cls, values: Any) -> RankerCalibration:
+        """Return what `to_json` gave; raises `DataError` for anything else."""
+        if not isinstance(values, dict) or values.keys() != {"click", "purchase", "segment"}:
+            raise DataError("the calibration of a ranker must have 'click', 'purchase' and 'segment'")
+        click, purchase = (Calibration.from_json(values[name]) for name in ("click", "purchase"))
+        return cls(click, purchase, str(values["segment"]))
 
 
 def sigmoid(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -19,6 +19,7 @@ from aitems_engine.bundle import Bundle
 from aitems_engine.catalog.items import ItemTable
 from aitems_engine.errors import BundleError, DataError, InvalidInputError, ModelMismatchError, require_extra
 from aitems_engine.ranking.batches import FeatureBatch, FieldSpec, FloatMatrix, Predictions
+from aitems_engine.ranking.calibration import RankerCalibration
 from aitems_engine.ranking.features import FeatureSet
 from aitems_engine.runtime.onnx_session import open_session
 from aitems_engine.runtime.safetensors import read_safetensors
@@ -42,15 +43,26 @@ class Ranker:
         purchase given a click).
     fields : FieldSpec
         Of the features it was trained on.
+    calibration : RankerCalibration, optional
+        Without it logits are taken at their word.
 
     Raises
     ------
     InvalidInputError
-        Another graph, or one of other widths.
+        Another graph, or one of other widths, or a calibration by a column that is not there.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, fields: FieldSpec) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | bytes, fields: FieldSpec, calibration: RankerCalibration | None = None
+    ) -> None:
         self.fields = fields
+        self.calibration = calibration or RankerCalibration()
+        segment = self.calibration.segment
+        if segment and segment not in fields.code_names:
+            raise InvalidInputError(
+                f"the calibration is by '{segment}', which is none of the features: {', '.join(fields.code_names)}"
+            )
+        self._segment = fields.code_names.index(segment) if segment else None
         self._session = open_session(model if isinstance(model, bytes) else os.fspath(model), threads=1)
         inputs = {i.name: i.shape[-1] for i in self._session.get_inputs()}
         outputs = {o.name: o.shape[-1] for o in self._session.get_outputs()}
@@ -81,13 +93,19 @@ class Ranker:
         -----
         A logit that is no number becomes 0 probability. `pctcvr` is never above `pctr`.
         """
-        probabilities = _sigmoid(self.logits(batch))
-        pcvr = probabilities[:, 1] if probabilities.shape[1] == 2 else np.ones(len(probabilities), np.float32)
-        return Predictions(np.ascontiguousarray(probabilities[:, 0]), np.ascontiguousarray(pcvr))
+        logits = self.logits(batch)
+        segments = None if self._segment is None else batch.codes[:, self._segment]
+        outputs = (self.calibration.click, self.calibration.purchase)[: logits.shape[1]]
+        found = [np.nan_to_num(c.probabilities(logits[:, i], segments), nan=0.0) for i, c in enumerate(outputs)]
+        return Predictions(found[0], found[1] if len(found) == 2 else np.ones(len(logits), np.float32))
 
 
 def ranker_parts(
-    features: FeatureSet, model: bytes, *, facts: Mapping[str, Any] | None = None
+    features: FeatureSet,
+    model: bytes,
+    *,
+    calibration: RankerCalibration | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes | str | Path]:
     """Return the parts of a bundle that hold features and network, for `write_bundle`.
 
@@ -97,15 +115,22 @@ def ranker_parts(
         Those the network was trained on; its counts may be newer.
     model : bytes
         ONNX.
+    calibration : RankerCalibration, optional
+        Of its logits.
     facts : mapping, optional
         What is worth knowing about the training, as JSON values.
     """
     require_extra("train", "safetensors")
     from safetensors.numpy import save
 
-    Ranker(model, features.spec)
+    ranker = Ranker(model, features.spec, calibration)
     counted = np.flatnonzero(features.counts.any(axis=1))
-    head = {"features": features.digest, "model": hashlib.sha256(model).hexdigest(), "facts": dict(facts or {})}
+    head = {
+        "features": features.digest,
+        "model": hashlib.sha256(model).hexdigest(),
+        "calibration": ranker.calibration.to_json(),
+        "facts": dict(facts or {}),
+    }
     return {
         HEAD: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         FEATURES: json.dumps(features.to_json(), ensure_ascii=False, allow_nan=False) + "\n",
@@ -137,7 +162,7 @@ def open_ranker(bundle: Bundle, items: ItemTable) -> tuple[FeatureSet, Ranker]:
                     f"bundle '{bundle.path}': '{part}' is {found[part][:12]}..., but '{HEAD}' belongs to "
                     f"{str(head[key])[:12]}...: features and network of one training must be used together"
                 )
-        return features, Ranker(bundle.file(MODEL), features.spec)
+        return features, Ranker(bundle.file(MODEL), features.spec, RankerCalibration.from_json(head["calibration"]))
     except (DataError, InvalidInputError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"bundle '{bundle.path}': the parts of the ranker do not fit together: {error}") from error
 
@@ -149,9 +174,3 @@ def _aligned(ids: list[str], counts: npt.NDArray[np.int64], items: ItemTable) ->
     aligned = np.zeros((len(items), 3), np.int64)
     aligned[rows[rows >= 0]] = counts[rows >= 0]
     return aligned
-
-
-def _sigmoid(logits: FloatMatrix) -> FloatMatrix:
-    with np.errstate(over="ignore"):
-        probabilities: FloatMatrix = np.nan_to_num(np.float32(1) / (np.float32(1) + np.exp(-logits)), nan=0.0)
-    return probabilities

@@ -7,9 +7,7 @@ products or plots.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy.typing as npt
 
 from aitems_engine.catalog.products import Products
 from aitems_engine.catalog.taxonomy import Taxonomy
-from aitems_engine.errors import InvalidInputError, ModelMismatchError, require_extra
+from aitems_engine.errors import InvalidInputError, ModelMismatchError
 from aitems_engine.evaluation import metrics
 from aitems_engine.evaluation.predictions import CategoryPredictions
 from aitems_engine.text import Tokenizer
@@ -34,6 +32,7 @@ from aitems_engine.training.calibration import (
 from aitems_engine.training.checkpoint import EpochRecord
 from aitems_engine.training.encode import TextLimits, encode_products
 from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits, schedule_epochs
+from aitems_engine.training.progress import bar
 from aitems_engine.training.textcnn import TextCNN, TextCNNShape, export_tensors
 from aitems_engine.training.title_batches import EncodedTitles
 
@@ -599,25 +598,3 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: json_ready(item) for key, item in value.items()}
     return [json_ready(item) for item in value] if isinstance(value, tuple) else value
-
-
-@contextmanager
-def bar(show: bool, title: str) -> Iterator[Callable[[int, int, float], None] | None]:
-    """Show a progress bar over the batches of each epoch; yields the callback that moves it."""
-    if not show:
-        yield None
-        return
-    require_extra("train", "tqdm")
-    from tqdm import tqdm
-
-    with tqdm(desc=title, unit="batch", file=sys.stderr, mininterval=0.5) as line:
-        mean = 0.0
-
-        def on_step(epoch: int, batches: int, loss: float) -> None:
-            nonlocal mean
-            mean = loss if mean == 0 else 0.98 * mean + 0.02 * loss
-            line.set_description(f"{title}: epoch {epoch}", refresh=False)
-            line.set_postfix(loss=f"{mean:.3f}", refresh=False)
-            line.update()
-
-        yield on_step

@@ -16,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.errors import InvalidInputError, require_extra
-from aitems_engine.ranking.calibration import LOGIT_MAX, Calibration, CalibrationTable, sigmoid, straight
+from aitems_engine.ranking import Examples, FieldSpec
+from aitems_engine.ranking.calibration import (
+    LOGIT_MAX,
+    Calibration,
+    CalibrationTable,
+    RankerCalibration,
+    sigmoid,
+    straight,
+)
 
 FloatVector = npt.NDArray[np.floating[Any]]
 METHODS = ("isotonic", "platt", "none")
@@ -89,6 +97,53 @@ def fit_calibration(
             ):
                 by_segment[segment] = table(mine)
     return Calibration(table(slice(None)), by_segment)
+
+
+def calibrate_ranker(
+    logits: npt.NDArray[np.float32],
+    examples: Examples,
+    fields: FieldSpec,
+    *,
+    method: str = "platt",
+    segment: str = "",
+    negatives_kept: float = 1.0,
+) -> RankerCalibration:
+    """Return the calibration of a ranker's outputs, conversions by way of the calibrated clicks.
+
+    Parameters
+    ----------
+    logits : float32 array, shape (n, 1) or (n, 2)
+        Of the examples.
+    examples : Examples, n rows
+        Those the ranker was not trained on; for purchases only the `settled` ones count; without one that logit stays.
+    fields : FieldSpec
+        Names the code columns.
+    method, negatives_kept
+        See `fit_calibration`.
+    segment : str
+        Name of the code column by which to calibrate; empty for none.
+    """
+    if segment and segment not in fields.code_names:
+        raise InvalidInputError(f"segment must be one of {', '.join(fields.code_names)}, got '{segment}'")
+    segments = examples.codes[:, fields.code_names.index(segment)] if segment else None
+    click, sampled = (
+        fit_calibration(logits[:, 0], examples.click, segments, method=method, negatives_kept=share)
+        for share in (negatives_kept, 1.0)
+    )
+    if logits.shape[1] == 1:
+        return RankerCalibration(click, segment=segment)
+    known = examples.settled
+    if not examples.purchase[known].any():
+        return RankerCalibration(click, segment=segment)
+    purchase = fit_calibration(
+        logits[known, 1],
+        examples.purchase[known],
+        None if segments is None else segments[known],
+        method=method,
+        # of the rows as drawn: left-out rows without a click tell nothing of what follows one
+        ceiling=sampled.probabilities(logits[known, 0], None if segments is None else segments[known]),
+    )
+    return RankerCalibration(click, purchase, segment)
 
 
 def _line(x: FloatVector, y: FloatVector, ceiling: FloatVector) -> CalibrationTable:

@@ -227,7 +227,7 @@ def ranking_loss(
     logits: torch.Tensor,
     click: torch.Tensor,
     purchase: torch.Tensor,
-    purchase_known: torch.Tensor,
+    settled: torch.Tensor,
     *,
     entire_space: bool = True,
 ) -> torch.Tensor:
@@ -237,8 +237,8 @@ def ranking_loss(
     ----------
     logits : float32 tensor, shape (n, 1) or (n, 2)
     click, purchase : float32 tensors, shape (n,)
-    purchase_known : bool tensor, shape (n,)
-        Rows whose purchase may still come do not count in the second loss.
+    settled : bool tensor, shape (n,)
+        Rows that count in the second loss, see `Examples.settled`.
     entire_space : bool
         Compare P(click) P(purchase | click) with purchases over all rows; False: the second over clicked rows only.
     """
@@ -249,10 +249,10 @@ def ranking_loss(
         log_bought = F.logsigmoid(logits[:, 0]) + F.logsigmoid(logits[:, 1])
         log_not_bought = torch.log(-torch.expm1(log_bought.clamp(max=-1e-6)))
         second = -torch.where(purchase > 0, log_bought, log_not_bought)
-        counted = purchase_known.float()
+        counted = settled.float()
     else:
         second = F.binary_cross_entropy_with_logits(logits[:, 1], purchase, reduction="none")
-        counted = purchase_known.float() * click
+        counted = settled.float() * click
     return loss + (second * counted).sum() / len(counted)
 
 
@@ -264,7 +264,7 @@ class _Columns:
         self.dense = torch.from_numpy(examples.dense).to(device)
         self.labels = [
             torch.from_numpy(np.ascontiguousarray(x)).to(device)
-            for x in (examples.click, examples.purchase, examples.purchase_known)
+            for x in (examples.click, examples.purchase, examples.settled)
         ]
 
 
@@ -321,13 +321,12 @@ def _measure(
         return None, None, None
     logits = torch.from_numpy(predict_logits(model, validation.batch))
     labels = (
-        torch.from_numpy(np.ascontiguousarray(x))
-        for x in (validation.click, validation.purchase, validation.purchase_known)
+        torch.from_numpy(np.ascontiguousarray(x)) for x in (validation.click, validation.purchase, validation.settled)
     )
     loss = float(ranking_loss(logits, *labels, entire_space=settings.entire_space))
     purchases = None
     if logits.shape[1] == 2:
-        known = validation.purchase_known
+        known = validation.settled
         purchases = auc(validation.purchase[known], F.logsigmoid(logits).sum(1).numpy()[known])
     return loss, auc(validation.click, logits[:, 0].numpy()), purchases
 
