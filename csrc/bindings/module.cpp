@@ -10,4 +10,5 @@ PYBIND11_MODULE(_native, module) {
   aitems::bindings::register_textcnn(module);
   aitems::bindings::register_text(module);
   aitems::bindings::register_embedding(module);
+  aitems::bindings::register_rerank(module);
 }

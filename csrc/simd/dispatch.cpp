@@ -18,6 +18,7 @@ extern const AnnGraphKernels kAnnGraph_baseline;
 extern const TextCnnKernels kTextCnn_baseline;
 extern const SkipgramKernels kSkipgram_baseline;
 extern const TextKernels kText_baseline;
+extern const RerankKernels kRerank_baseline;
 #if defined(__x86_64__)
 extern const ProbeKernels kProbe_v3, kProbe_v4, kProbe_amx;
 extern const AnnKernels kAnn_v3, kAnn_v4, kAnn_amx;
@@ -25,6 +26,7 @@ extern const AnnGraphKernels kAnnGraph_v3, kAnnGraph_v4;
 extern const SkipgramKernels kSkipgram_v3, kSkipgram_v4;
 extern const TextCnnKernels kTextCnn_v3, kTextCnn_v4, kTextCnn_amx;
 extern const TextKernels kText_v3, kText_v4;
+extern const RerankKernels kRerank_v3, kRerank_v4;
 #elif defined(__aarch64__)
 extern const ProbeKernels kProbe_neon;
 #endif
@@ -116,11 +118,11 @@ Isa active_isa() {
 }
 
 const Kernels& kernels(Isa isa) {
-  static const Kernels baseline{&kProbe_baseline, &kTextCnn_baseline, &kText_baseline, &kSkipgram_baseline, &kAnn_baseline, &kAnnGraph_baseline};
+  static const Kernels baseline{&kProbe_baseline, &kTextCnn_baseline, &kText_baseline, &kSkipgram_baseline, &kAnn_baseline, &kAnnGraph_baseline, &kRerank_baseline};
 #if defined(__x86_64__)
-  static const Kernels v3{&kProbe_v3, &kTextCnn_v3, &kText_v3, &kSkipgram_v3, &kAnn_v3, &kAnnGraph_v3};
-  static const Kernels v4{&kProbe_v4, &kTextCnn_v4, &kText_v4, &kSkipgram_v4, &kAnn_v4, &kAnnGraph_v4};
-  static const Kernels amx{&kProbe_amx, &kTextCnn_amx, &kText_v4, &kSkipgram_v4, &kAnn_amx, &kAnnGraph_v4};
+  static const Kernels v3{&kProbe_v3, &kTextCnn_v3, &kText_v3, &kSkipgram_v3, &kAnn_v3, &kAnnGraph_v3, &kRerank_v3};
+  static const Kernels v4{&kProbe_v4, &kTextCnn_v4, &kText_v4, &kSkipgram_v4, &kAnn_v4, &kAnnGraph_v4, &kRerank_v4};
+  static const Kernels amx{&kProbe_amx, &kTextCnn_amx, &kText_v4, &kSkipgram_v4, &kAnn_amx, &kAnnGraph_v4, &kRerank_v4};
   switch (isa) {
     case Isa::kV3: return v3;
     case Isa::kV4: return v4;
@@ -128,7 +130,7 @@ const Kernels& kernels(Isa isa) {
     default: return baseline;
   }
 #elif defined(__aarch64__)
-  static const Kernels neon{&kProbe_neon, &kTextCnn_baseline, &kText_baseline, &kSkipgram_baseline, &kAnn_baseline, &kAnnGraph_baseline};
+  static const Kernels neon{&kProbe_neon, &kTextCnn_baseline, &kText_baseline, &kSkipgram_baseline, &kAnn_baseline, &kAnnGraph_baseline, &kRerank_baseline};
   return isa == Isa::kNeon ? neon : baseline;
 #else
   (void)isa;

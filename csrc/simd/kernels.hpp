@@ -18,6 +18,7 @@ struct TextKernels;      // text_kernels.hpp
 struct SkipgramKernels;  // skipgram_kernels.hpp
 struct AnnKernels;       // ann_kernels.hpp
 struct AnnGraphKernels;  // ann_graph_kernels.hpp
+struct RerankKernels;    // rerank_kernels.hpp
 
 struct Kernels {
   const ProbeKernels* probe;
@@ -26,6 +27,7 @@ struct Kernels {
   const SkipgramKernels* skipgram;
   const AnnKernels* ann;
   const AnnGraphKernels* ann_graph;
+  const RerankKernels* rerank;
 };
 
 const Kernels& kernels(Isa isa);

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "python" / "aitems_engine"
 LAYERS = [
     {"errors", "types", "config", "_native", "_records"},
     {"ann", "catalog", "events", "text"},
-    {"bundle", "runtime", "embedding", "category", "retrieval", "ranking"},
+    {"bundle", "runtime", "embedding", "category", "retrieval", "ranking", "rerank"},
     {"engine"},
     {"streaming", "serving"},
     {"simulator", "evaluation", "training"},  # import the domain; nothing below imports them
@@ -92,6 +92,7 @@ CPP_MAY_INCLUDE = {
     "text": {"base", "simd", "text"},
     "textcnn": {"base", "simd", "textcnn"},
     "embedding": {"base", "simd", "embedding"},
+    "rerank": {"base", "simd", "rerank"},
 }
 CPP_SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".hpp", ".inc"})
 

@@ -1,0 +1,285 @@
+#include "rerank/page.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace aitems {
+namespace {
+
+constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
+// The i-th number in [0, 1) of a stream: splitmix64.
+double uniform(std::uint64_t seed, std::uint64_t i) {
+  std::uint64_t x = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<double>((x ^ (x >> 31)) >> 11) * 0x1.0p-53;
+}
+
+class Filler {
+ public:
+  Filler(const PageInput& input, std::size_t max_ads) : in_(input), max_ads_(max_ads), placed_items_(in_.k), placed_codes_(in_.k * in_.spacings.size()) {
+    next_.resize(in_.organic_count + 1);
+    for (std::size_t i = 0; i <= in_.organic_count; ++i) next_[i] = i + 1;  // next_[i]: place after the i-th, from 1; 0 = head
+    page_.rows.reserve(in_.k);
+    page_.relaxed.reserve(in_.k);
+    page_.is_ad.reserve(in_.k);
+    page_.propensity.reserve(in_.k);
+  }
+
+  // `expected`: the organic scores of the page without ads, in order
+  Page run(const std::vector<double>* expected) {
+    double total = 0;
+    for (std::size_t p = 0; p < in_.k; ++p) {
+      const std::size_t before = page_.rows.size();
+      fill(p, expected);
+      if (page_.rows.size() == before) break;
+      const auto row = static_cast<std::size_t>(page_.rows.back());
+      total += in_.weights[p];
+      if (in_.cold && in_.cold->cold[row]) cold_weight_ += in_.weights[p];
+      value(row, p);
+    }
+    page_.cold_share = total > 0 ? cold_weight_ / total : 0;
+    return std::move(page_);
+  }
+
+ private:
+  static std::size_t count(const std::int32_t* values, std::size_t begin, std::size_t end, std::int32_t value) {
+    std::int32_t found = 0;
+    for (std::size_t i = begin; i < end; ++i) found += values[i] == value;
+    return static_cast<std::size_t>(found);
+  }
+
+  std::int32_t row_at(std::size_t place) const { return in_.organic[place - 1]; }
+
+  bool fits(std::int32_t row, int level) const {
+    if (in_.levels[row] > level) return false;
+    const std::size_t placed = page_.rows.size();
+    if (count(placed_items_.data(), 0, placed, in_.items[row]) > 0) return false;
+    for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
+      const Spacing& rule = in_.spacings[r];
+      const std::int32_t code = rule.codes[row];
+      if (code < 0 || rule.relax_level <= level) continue;
+      if (count(placed_codes_.data() + r * in_.k, placed - std::min(placed, rule.window - 1), placed, code) >= rule.cap) return false;
+    }
+    return true;
+  }
+
+  // The place in the list before the first row that fits (and is cold, where asked), or kNone.
+  std::size_t find(int level, bool cold) const {
+    for (std::size_t before = 0; next_[before] <= in_.organic_count; before = next_[before]) {
+      const std::int32_t row = row_at(next_[before]);
+      if ((!cold || in_.cold->cold[row]) && fits(row, level)) return before;
+    }
+    return kNone;
+  }
+
+  void place(std::int32_t row, int level, bool ad, double propensity) {
+    const std::size_t p = page_.rows.size();
+    placed_items_[p] = in_.items[row];
+    for (std::size_t r = 0; r < in_.spacings.size(); ++r) placed_codes_[r * in_.k + p] = in_.spacings[r].codes[row];
+    page_.rows.push_back(row);
+    page_.relaxed.push_back(static_cast<std::uint8_t>(level));
+    page_.is_ad.push_back(ad);
+    page_.propensity.push_back(static_cast<float>(propensity));
+  }
+
+  void take(std::size_t before, int level, double propensity = 1) {
+    place(row_at(next_[before]), level, false, propensity);
+    next_[before] = next_[next_[before]];
+  }
+
+  void fill(std::size_t p, const std::vector<double>* expected) {
+    int level = 0;
+    std::size_t before = find(0, false);
+    if (in_.exploration && in_.exploration->slots[p] && explore(p, before)) return;
+    const std::size_t ad = expected ? next_ad() : kNone;
+    while (before == kNone && level < in_.relax_levels) before = find(++level, false);
+    if (ad != kNone && ad_pays(p, ad, before, *expected)) {
+      place(in_.ads[ad], 0, true, 1);
+      ++ads_;
+      last_ad_ = p;
+      return;
+    }
+    if (before == kNone) return;
+    if (in_.cold && !in_.cold->cold[row_at(next_[before])] && cold_due(p)) {
+      const std::size_t found = cold_none_ ? kNone : find(0, true);
+      const double own = in_.scores[row_at(next_[before])];
+      // a floor of 0.8 is 0.8 of a score above zero, and 1 / 0.8 of one below
+      const double least = own >= 0 ? own * in_.cold->quality_floor : own / std::max(in_.cold->quality_floor, 1e-9);
+      if (found != kNone && in_.scores[row_at(next_[found])] >= least) {
+        take(found, 0);
+        return;
+      }
+      cold_none_ = cold_none_ || !any_cold();
+      ++page_.cold_missed;
+    }
+    take(before, level);
+  }
+
+  bool any_cold() const {
+    for (std::size_t at = next_[0]; at <= in_.organic_count; at = next_[at])
+      if (in_.cold->cold[row_at(at)]) return true;
+    return false;
+  }
+
+  bool cold_due(std::size_t p) const {
+    double all = 0;
+    for (std::size_t q = 0; q <= p; ++q) all += in_.weights[q];
+    return in_.cold->share * all - cold_weight_ + in_.cold->dither * in_.weights[p] >= in_.weights[p] * (1 + 1e-9);
+  }
+
+  std::size_t next_ad() {
+    if (!in_.ad_rules || ads_ >= max_ads_) return kNone;
+    if (ads_ > 0 && page_.rows.size() - last_ad_ <= in_.ad_rules->gap) return kNone;
+    for (std::size_t i = 0; i < in_.ads_count; ++i)
+      if (fits(in_.ads[i], 0)) return i;
+    return kNone;
+  }
+
+  double ad_value(std::int32_t row) const {
+    const double money = in_.bid && in_.pctr ? static_cast<double>(in_.bid[row]) * in_.pctr[row] : 0;
+    return money + in_.ad_rules->organic_weight * in_.scores[row];
+  }
+
+  bool ad_pays(std::size_t p, std::size_t ad, std::size_t before, const std::vector<double>& expected) {
+    const AdRules& rules = *in_.ad_rules;
+    const double multiple = p == 0 ? rules.top_slot_multiple : 1;
+    if (std::isinf(multiple)) return false;
+    const double organic = before == kNone ? 0 : rules.organic_weight * in_.scores[row_at(next_[before])];
+    if (!(ad_value(in_.ads[ad]) >= multiple * organic)) return false;
+    // what it costs to push the organic items from here on down by one position
+    double whole = 0, loss = 0;
+    for (std::size_t q = 0; q < expected.size(); ++q) whole += in_.weights[q] * expected[q];
+    for (std::size_t q = p; q < in_.k; ++q) {
+      const auto score = [&](std::size_t shift) { return q >= shift && q - shift < expected.size() ? expected[q - shift] : 0.0; };
+      loss += in_.weights[q] * (score(ads_) - (q > p ? score(ads_ + 1) : 0.0));
+    }
+    if (loss_ + loss > rules.organic_loss_budget * whole) return false;
+    loss_ += loss;
+    return true;
+  }
+
+  bool explore(std::size_t p, std::size_t before) {
+    const Exploration& rule = *in_.exploration;
+    if (before == kNone) return false;
+    const std::int32_t own = row_at(next_[before]);
+    std::vector<std::int32_t> rows;
+    std::vector<double> chance;
+    double sum = 0;
+    std::size_t own_at = kNone;
+    for (std::size_t i = 0; i < rule.pool_size; ++i) {
+      if (!fits(rule.pool[i], 0)) continue;
+      if (rule.pool[i] == own) own_at = rows.size();
+      rows.push_back(rule.pool[i]);
+      chance.push_back(rule.chance[i]);
+      sum += rule.chance[i];
+    }
+    if (own_at == kNone) {
+      own_at = rows.size();
+      rows.push_back(own);
+      chance.push_back(0);
+    }
+    const std::size_t n = rows.size();
+    const double floor = std::min(rule.floor, 1.0 / static_cast<double>(n));
+    const double ceiling = n == 1 ? 1 : rule.ceiling;
+    std::size_t best = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const double best_chance = sum > 0 ? chance[i] / sum : (i == own_at ? 1.0 : 0.0);
+      const double mixed = rule.rate * best_chance + (i == own_at ? 1 - rule.rate : 0);
+      chance[i] = floor + (1 - static_cast<double>(n) * floor) * mixed;
+      if (chance[i] > chance[best]) best = i;
+    }
+    if (chance[best] > ceiling) {  // the ceiling is at least a half, so only one can pass it
+      const double share = (chance[best] - ceiling) / static_cast<double>(n - 1);
+      for (std::size_t i = 0; i < n; ++i) chance[i] = i == best ? ceiling : chance[i] + share;
+    }
+    double left = uniform(rule.seed, p);
+    std::size_t drawn = 0;
+    while (drawn + 1 < n && (left -= chance[drawn]) >= 0) ++drawn;
+    for (std::size_t at = 0; next_[at] <= in_.organic_count; at = next_[at])
+      if (row_at(next_[at]) == rows[drawn]) {
+        take(at, 0, chance[drawn]);
+        return true;
+      }
+    return false;
+  }
+
+  void value(std::size_t row, std::size_t p) {
+    if (!in_.pctr) return;
+    const double click = in_.weights[p] * in_.pctr[row];
+    page_.clicks += click;
+    if (in_.pcvr && in_.price && std::isfinite(in_.price[row])) page_.revenue += click * in_.pcvr[row] * in_.price[row];
+    if (page_.is_ad.back() && in_.bid) page_.revenue += click * in_.bid[row];
+  }
+
+  const PageInput& in_;
+  const std::size_t max_ads_;
+  Page page_;
+  std::vector<std::size_t> next_;
+  std::vector<std::int32_t> placed_items_, placed_codes_;  // of the positions so far; codes a rule after the other
+  double cold_weight_ = 0, loss_ = 0;
+  bool cold_none_ = false;
+  std::size_t ads_ = 0, last_ad_ = 0;
+};
+
+}  // namespace
+
+Page fill_page(const PageInput& input) {
+  Page organic = Filler(input, 0).run(nullptr);
+  if (!input.ad_rules || input.ads_count == 0 || input.ad_rules->max_ads == 0) return organic;
+  std::vector<double> expected;
+  double whole = 0;
+  for (std::int64_t row : organic.rows) {
+    whole += input.weights[expected.size()] * input.scores[row];
+    expected.push_back(input.scores[row]);
+  }
+  // The cost of an ad is predicted from the page without ads; rules may shift more than that. What was really lost decides.
+  for (std::size_t ads = std::min(input.ad_rules->max_ads, input.k); ads > 0;) {
+    Page page = Filler(input, ads).run(&expected);
+    double left = 0;
+    std::size_t shown = 0;
+    for (std::size_t p = 0; p < page.rows.size(); ++p) {
+      if (page.is_ad[p])
+        ++shown;
+      else
+        left += input.weights[p] * input.scores[page.rows[p]];
+    }
+    page.organic_loss = whole > 0 ? (whole - left) / whole : 0;
+    if (page.organic_loss <= input.ad_rules->organic_loss_budget) return page;
+    ads = std::min(shown, ads) - (shown > 0 ? 1 : 0);
+    if (shown == 0) break;
+  }
+  return organic;
+}
+
+std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count) {
+  constexpr std::size_t kSteps = 64;
+  double low = -std::numeric_limits<double>::infinity(), high = low;
+  for (std::size_t i = 0; i < count; ++i) {
+    low = std::max(low, means[i] - 5 * deviations[i]);
+    high = std::max(high, means[i] + 5 * deviations[i]);
+  }
+  std::vector<double> below(count, 0), here(count), chance(count, 0);
+  for (std::size_t step = 0; step <= kSteps; ++step) {
+    const double x = low + (high - low) * static_cast<double>(step) / kSteps;
+    double all = 1;  // all values below the middle of this step
+    for (std::size_t i = 0; i < count; ++i) {
+      const double z = (x - means[i]) / deviations[i];
+      here[i] = z > 6 || step == kSteps ? 1.0 : 0.5 * std::erfc(-z * 0.70710678118654752);
+      all *= 0.5 * (below[i] + here[i]);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const double middle = 0.5 * (below[i] + here[i]);
+      if (middle > 0) chance[i] += (here[i] - below[i]) * all / middle;
+      below[i] = here[i];
+    }
+  }
+  double sum = 0;
+  for (double c : chance) sum += c;
+  for (double& c : chance) c /= sum;
+  return chance;
+}
+
+}  // namespace aitems

@@ -1,0 +1,111 @@
+"""A page in the making: what rules read and change. `page` fills it with what has been declared so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine._native import rerank as native
+from aitems_engine.catalog import ItemTable
+from aitems_engine.errors import ConfigError
+from aitems_engine.rerank.options import Option
+from aitems_engine.rerank.slate import Flags, RuleContext, Slate
+
+NEVER = 255
+"""The level of a rule that is never given up."""
+
+
+class Rule(Protocol):
+    """A pure function of a draft with its options. `apply` returns a note, or None where the page stays as it is."""
+
+    kind: ClassVar[str]
+    options: ClassVar[dict[str, Option]]
+    needs: ClassVar[tuple[str, ...]]
+    """Columns of the slate."""
+    relaxable: ClassVar[bool]
+
+    def apply(self, draft: Draft, level: int) -> str | None:
+        """Change the draft; `level` is the step of relaxing at which this rule is given up, `NEVER` for most."""
+        ...
+
+
+@dataclass(eq=False)
+class Draft:
+    """See the module; rows are rows of the slate.
+
+    Attributes
+    ----------
+    scores : float64 array, shape (n,)
+    organic, ads : int32 arrays
+        Rows that may be shown, in order of preference.
+    levels : uint8 array, shape (n,)
+        0 = may be shown; l = only where relaxing has reached level l.
+    """
+
+    slate: Slate
+    context: RuleContext
+    weights: npt.NDArray[np.float64]
+    dials: dict[str, float]
+    relax_levels: int
+    scores: npt.NDArray[np.float64]
+    organic: npt.NDArray[np.int32]
+    ads: npt.NDArray[np.int32]
+    levels: npt.NDArray[np.uint8]
+    spacings: list[tuple[npt.NDArray[np.int32], int, int, int]] = field(default_factory=list)
+    cold: tuple[npt.NDArray[np.uint8], float, float, float] | None = None
+    ad_rules: tuple[int, int, float, float, float] | None = None
+    exploration: (
+        tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.uint8], float, float, float, int] | None
+    ) = None
+    filtered: int = 0
+
+    def drop(self, rows: Flags, level: int = NEVER) -> str | None:
+        """Take rows out, for good or up to a level of relaxing."""
+        self.filtered = int(np.count_nonzero(rows))
+        if not self.filtered:
+            return None
+        if level == NEVER:
+            self.organic = self.organic[~rows[self.organic]]
+            self.ads = self.ads[~rows[self.ads]]
+        else:
+            np.maximum(self.levels, level, out=self.levels, where=rows)
+        return ""
+
+    def best(self, pool: int) -> npt.NDArray[np.int32]:
+        """Return the first organic rows that may be shown without relaxing anything."""
+        if not self.levels.any():
+            return self.organic[:pool]
+        rows: npt.NDArray[np.int32] = self.organic[self.levels[self.organic] == 0][:pool]
+        return rows
+
+    def put_first(self, rows: npt.NDArray[np.int32]) -> None:
+        """Prefer these organic rows, in this order, to all others."""
+        others = np.ones(len(self.slate), np.bool_)
+        others[rows] = False
+        self.organic = np.concatenate([rows, self.organic[others[self.organic]]])
+
+    def relevance(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+        """Return the scores of the rows, from 0 (the least of them) to 1 (the greatest)."""
+        scores = self.scores[rows]
+        low, high = scores.min(), scores.max()
+        return (scores - low) / (high - low) if high > low else np.zeros(len(rows))
+
+    def page(self) -> tuple[Any, ...]:
+        """Fill the page; see csrc/rerank/page.hpp."""
+        slate = self.slate
+        return native.fill_page(
+            self.weights, slate.items, self.scores, self.organic, self.ads, self.levels, self.relax_levels,
+            self.spacings, self.cold, self.ad_rules, self.exploration, slate.pctr, slate.pcvr, slate.price, slate.bid,
+        )  # fmt: skip
+
+
+def codes_of(items: ItemTable | None, attribute: str, path: str) -> list[str]:
+    """Return the names of an attribute's values, or raise a `ConfigError` that says what there is."""
+    if items is None:
+        raise ConfigError(f"{path}: names of values need the catalogue; pass items=ItemTable to Chain.from_config")
+    if attribute not in items.names:
+        raise ConfigError(f"{path}: the catalogue has no attribute '{attribute}'; it has {', '.join(items.names)}")
+    return items.names[attribute]
