@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <numeric>
 
+#include "base/aligned_buffer.hpp"
 #include "simd/kernels.hpp"
 #include "simd/rerank_kernels.hpp"
 
@@ -27,9 +26,9 @@ class Cosines {
     return static_cast<double>(dot_(row(i), row(j), vectors_.dim)) * inverse_norm(i) * inverse_norm(j);
   }
 
- private:
   const float* row(std::size_t i) const { return vectors_.data + static_cast<std::size_t>(vectors_.rows[i]) * vectors_.dim; }
 
+  // 0 where the vector is missing
   float inverse_norm(std::size_t i) {
     float& known = inverse_norm_[i];
     if (known < 0) {
@@ -40,44 +39,47 @@ class Cosines {
     return known;
   }
 
+ private:
   const Vectors& vectors_;
   float (*const dot_)(const float*, const float*, std::size_t);
   std::vector<float> inverse_norm_;
 };
 
 // Both objectives only fall while more is chosen, so what a row was worth once is a bound on what it is worth now: a row is
-// brought up to date only when its bound leads. The result is that of looking at every row in every step.
-// `update(i, from, chosen)` takes in chosen[from..] and returns the worth of row i, -infinity = never to be chosen.
+// brought up to date only when its bound beats the best row so far. The result is that of looking at every row in every step.
+// (A scan of the bounds costs less than keeping them in a heap, where many rows are brought up to date.)
+// `update(i, from, chosen, bound, best)` takes in chosen[from..] and returns the worth of row i, -infinity = never to be chosen; or,
+// knowing its last bound, a new bound below `best`, where that is cheaper than the worth.
 template <class Update>
 std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, const Update& update) {
-  constexpr std::uint32_t kNever = static_cast<std::uint32_t>(-1);
-  std::vector<std::uint32_t> heap(bound.size()), upto(bound.size(), kNever);
-  std::iota(heap.begin(), heap.end(), 0u);
-  const auto worse = [&](std::uint32_t a, std::uint32_t b) { return bound[a] < bound[b] || (bound[a] == bound[b] && a > b); };
-  std::make_heap(heap.begin(), heap.end(), worse);
+  constexpr std::size_t kNever = static_cast<std::size_t>(-1);
+  std::vector<std::size_t> upto(bound.size(), kNever);
   std::vector<std::int32_t> chosen;
   chosen.reserve(k);
-  while (chosen.size() < k && !heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), worse);
-    const std::uint32_t i = heap.back();
-    if (upto[i] == chosen.size()) {
-      heap.pop_back();
-      chosen.push_back(static_cast<std::int32_t>(i));
-      continue;
+  const auto refresh = [&](std::size_t i, double best) {
+    if (upto[i] == chosen.size()) return;
+    bound[i] = update(i, upto[i] == kNever ? 0 : upto[i], chosen, bound[i], best);
+    upto[i] = chosen.size();
+  };
+  while (chosen.size() < std::min(k, bound.size())) {
+    auto best = static_cast<std::size_t>(std::max_element(bound.begin(), bound.end()) - bound.begin());
+    refresh(best, -kInfinity);
+    for (std::size_t i = 0; i < bound.size(); ++i) {
+      if (bound[i] < bound[best] || (bound[i] == bound[best] && i >= best)) continue;
+      refresh(i, bound[best]);
+      if (bound[i] > bound[best] || (bound[i] == bound[best] && i < best)) best = i;
     }
-    bound[i] = update(i, upto[i] == kNever ? 0 : upto[i], chosen);
-    upto[i] = static_cast<std::uint32_t>(chosen.size());
-    if (bound[i] == -kInfinity)
-      heap.pop_back();
-    else
-      std::push_heap(heap.begin(), heap.end(), worse);
+    if (bound[best] == -kInfinity) break;
+    chosen.push_back(static_cast<std::int32_t>(best));
+    bound[best] = -kInfinity;
   }
   return chosen;
 }
 
 // The same without a bound to rely on: rows that leave the window give back what they took.
 std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, Cosines& cosine, std::size_t k, double strength,
-                                       double missing_d2, std::size_t window, double floor) {
+                                       double missing_d2, std::size_t window, double floor, Isa isa) {
+  const RerankKernels& kernel = *kernels(isa).rerank;
   const std::size_t width = window - 1;  // chosen rows that a new one is compared with
   std::vector<double> columns(width * n), d2(n, 1), triangle(width * width);  // columns[t * n + i], triangle[a * width + t]
   std::vector<std::uint8_t> taken(n, 0);
@@ -90,7 +92,9 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
     std::size_t j = n;
     for (std::size_t i = 0; i < n; ++i) {
       if (taken[i] || d2[i] < floor) continue;
-      const double worth = (1 - strength) * relevance[i] + strength * std::log(d2[i]);
+      const double relevant = (1 - strength) * relevance[i];
+      if (relevant + strength * (d2[i] - 1) <= best) continue;  // log(x) <= x - 1 spares most logarithms
+      const double worth = relevant + strength * std::log(d2[i]);
       if (worth > best) best = worth, j = i;
     }
     if (j == n) break;
@@ -102,19 +106,14 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
       double* const first = columns.data();
       for (std::size_t t = 1; t < held; ++t) {
         const double a = triangle[t * width + t], b = triangle[t * width];
-        const double length = std::hypot(a, b), cosine_ = a / length, sine = b / length;
-        double* const column = columns.data() + t * n;
-        for (std::size_t i = 0; i < n; ++i) {
-          const double x = column[i], y = first[i];
-          column[i] = cosine_ * x + sine * y;
-          first[i] = cosine_ * y - sine * x;
-        }
+        const double length = std::hypot(a, b), turn = a / length, sine = b / length;
+        kernel.rotate(turn, sine, columns.data() + t * n, first, n);
         for (std::size_t r = t; r < held; ++r) {
           double& x = triangle[r * width + t];
           double& y = triangle[r * width];
           const double old = x;
-          x = cosine_ * x + sine * y;
-          y = cosine_ * y - sine * old;
+          x = turn * x + sine * y;
+          y = turn * y - sine * old;
         }
       }
       for (std::size_t i = 0; i < n; ++i) d2[i] += first[i] * first[i];
@@ -126,16 +125,10 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
     double* const column = columns.data() + held * n;
     const double root = std::sqrt(d2[j]);
     const bool missing = cosine.missing(j);
-    for (std::size_t i = 0; i < n; ++i) {
-      double rest = 0;
-      if (!taken[i] && !missing && !cosine.missing(i)) {
-        rest = cosine(i, j);
-        for (std::size_t t = 0; t < held; ++t) rest -= columns[t * n + j] * columns[t * n + i];
-        rest /= root;
-      }
-      column[i] = rest;
-      d2[i] -= rest * rest;
-    }
+    for (std::size_t i = 0; i < n; ++i) column[i] = taken[i] || missing || cosine.missing(i) ? 0 : cosine(i, j) / root;
+    if (!missing)
+      for (std::size_t t = 0; t < held; ++t) kernel.subtract(columns[t * n + j] / root, columns.data() + t * n, column, n);
+    for (std::size_t i = 0; i < n; ++i) d2[i] -= column[i] * column[i];
     for (std::size_t t = 0; t < held; ++t) triangle[held * width + t] = columns[t * n + j];
     triangle[held * width + held] = root;
     ++held;
@@ -150,7 +143,7 @@ std::vector<std::int32_t> mmr(const double* relevance, std::size_t n, const Vect
   Cosines cosine(vectors, n, isa);
   std::vector<double> bound(n), closest(n, -1);
   for (std::size_t i = 0; i < n; ++i) bound[i] = (1 - strength) * relevance[i] + strength;
-  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen) {
+  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen, double, double) {
     for (std::size_t t = from; t < chosen.size(); ++t) {
       const auto j = static_cast<std::size_t>(chosen[t]);
       closest[i] = std::max(closest[i], cosine.missing(i) || cosine.missing(j) ? missing_similarity : cosine(i, j));
@@ -164,30 +157,38 @@ std::vector<std::int32_t> dpp(const double* relevance, std::size_t n, const Vect
   Cosines cosine(vectors, n, isa);
   const double missing_d2 = 1 - missing_similarity;
   k = std::min(k, n);
-  if (window < k) return dpp_windowed(relevance, n, cosine, k, strength, missing_d2, window, floor);
-  // factor[i * k + t]: row i of the Cholesky factor at the t-th chosen row, as far as row i was brought up to date
-  const auto factor = std::make_unique_for_overwrite<double[]>(n * k);
-  std::vector<double> bound(n), d2(n, 1);
+  if (window < k) return dpp_windowed(relevance, n, cosine, k, strength, missing_d2, window, floor, isa);
+  // Row i of the Cholesky factor at the chosen rows, times the length of its vector, as far as row i was brought up to date;
+  // zeros behind, for whole registers.
+  constexpr std::size_t kWhole = 32;
+  const std::size_t width = (k + kWhole - 1) / kWhole * kWhole;
+  AlignedBuffer<float> factor(n * width);
+  const auto dot_less = kernels(isa).rerank->dot_less;
+  std::vector<double> bound(n), d2(n, 1), scale;  // scale: 1 / (d * length) of each chosen row
+  scale.reserve(k);
   for (std::size_t i = 0; i < n; ++i) bound[i] = (1 - strength) * relevance[i];
-  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen) {
-    double* const own = factor.get() + i * k;
-    if (cosine.missing(i)) {
-      d2[i] = missing_d2;
-      std::fill(own + from, own + chosen.size(), 0.0);
+  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen, double last, double best) {
+    if (scale.size() < chosen.size()) {
+      const auto j = static_cast<std::size_t>(chosen.back());
+      scale.push_back(cosine.inverse_norm(j) / std::sqrt(d2[j]));
     }
-    for (std::size_t t = from; t < chosen.size() && !cosine.missing(i) && d2[i] >= floor; ++t) {
+    float* const own = factor.data() + i * width;
+    const double inverse_norm = cosine.inverse_norm(i);
+    const bool missing = inverse_norm == 0;
+    if (missing) d2[i] = missing_d2;
+    const double before = d2[i];
+    for (std::size_t t = from; t < chosen.size() && !missing && d2[i] >= floor; ++t) {
+      if (scale[t] == 0) continue;
       const auto j = static_cast<std::size_t>(chosen[t]);
-      double rest = 0;
-      if (!cosine.missing(j)) {
-        const double* const other = factor.get() + j * k;
-        rest = cosine(i, j);
-        for (std::size_t s = 0; s < t; ++s) rest -= own[s] * other[s];
-        rest /= std::sqrt(d2[j]);
-      }
-      own[t] = rest;
+      const std::size_t whole = (t + kWhole - 1) / kWhole * kWhole;
+      const double scaled = scale[t] * static_cast<double>(dot_less(cosine.row(i), cosine.row(j), vectors.dim, own, factor.data() + j * width, whole));
+      own[t] = static_cast<float>(scaled);
+      const double rest = scaled * inverse_norm;
       d2[i] -= rest * rest;
     }
-    return d2[i] >= floor ? (1 - strength) * relevance[i] + strength * std::log(d2[i]) : -kInfinity;
+    if (!(d2[i] >= floor)) return -kInfinity;
+    const double above = last + strength * (d2[i] / before - 1);  // log(x / y) <= x / y - 1 spares most logarithms
+    return above < best ? above : (1 - strength) * relevance[i] + strength * std::log(d2[i]);
   });
 }
 

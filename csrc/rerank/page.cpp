@@ -127,7 +127,7 @@ class Filler {
   bool cold_due(std::size_t p) const {
     double all = 0;
     for (std::size_t q = 0; q <= p; ++q) all += in_.weights[q];
-    return in_.cold->share * all - cold_weight_ + in_.cold->dither * in_.weights[p] >= in_.weights[p] * (1 + 1e-9);
+    return in_.cold->share * all - cold_weight_ + in_.cold->dither * in_.weights[p] >= in_.weights[p] * (1 - 1e-9);
   }
 
   std::size_t next_ad() {
@@ -255,22 +255,26 @@ Page fill_page(const PageInput& input) {
 }
 
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count) {
-  constexpr std::size_t kSteps = 64;
+  constexpr std::size_t kSteps = 48;
   double low = -std::numeric_limits<double>::infinity(), high = low;
   for (std::size_t i = 0; i < count; ++i) {
     low = std::max(low, means[i] - 5 * deviations[i]);
     high = std::max(high, means[i] + 5 * deviations[i]);
   }
-  std::vector<double> below(count, 0), here(count), chance(count, 0);
+  // who cannot reach the lowest value that the best can have is never the best
+  std::vector<std::size_t> able;
+  for (std::size_t i = 0; i < count; ++i)
+    if (means[i] + 5 * deviations[i] >= low) able.push_back(i);
+  std::vector<double> below(count, 0), here(count, 0), chance(count, 0);
   for (std::size_t step = 0; step <= kSteps; ++step) {
     const double x = low + (high - low) * static_cast<double>(step) / kSteps;
     double all = 1;  // all values below the middle of this step
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i : able) {
       const double z = (x - means[i]) / deviations[i];
-      here[i] = z > 6 || step == kSteps ? 1.0 : 0.5 * std::erfc(-z * 0.70710678118654752);
+      here[i] = z > 6 || step == kSteps ? 1.0 : z < -6 ? 0.0 : 0.5 * std::erfc(-z * 0.70710678118654752);
       all *= 0.5 * (below[i] + here[i]);
     }
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i : able) {
       const double middle = 0.5 * (below[i] + here[i]);
       if (middle > 0) chance[i] += (here[i] - below[i]) * all / middle;
       below[i] = here[i];

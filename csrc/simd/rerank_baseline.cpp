@@ -3,5 +3,5 @@
 
 namespace aitems {
 extern const RerankKernels kRerank_baseline;
-const RerankKernels kRerank_baseline = {dot};
+const RerankKernels kRerank_baseline = {dot, dot_less, subtract, rotate};
 }  // namespace aitems

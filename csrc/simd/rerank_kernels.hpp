@@ -1,4 +1,4 @@
-// The kernel of csrc/rerank. Sums are taken in one order at every level (16 partial sums, see rerank_body.inc), so a page is the same
+// The kernels of csrc/rerank. Sums are taken in one order at every level (16 partial sums, see rerank_body.inc), so a page is the same
 // on every processor.
 #pragma once
 
@@ -9,6 +9,12 @@ namespace aitems {
 struct RerankKernels {
   // a . b over `dim` values
   float (*dot)(const float* a, const float* b, std::size_t dim);
+  // a . b over `dim` values, less c . d over `extra` values
+  float (*dot_less)(const float* a, const float* b, std::size_t dim, const float* c, const float* d, std::size_t extra);
+  // values[i] -= factor * other[i]
+  void (*subtract)(double factor, const double* other, double* values, std::size_t count);
+  // x[i], y[i] = cosine * x[i] + sine * y[i], cosine * y[i] - sine * x[i]
+  void (*rotate)(double cosine, double sine, double* x, double* y, std::size_t count);
 };
 
 }  // namespace aitems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from tests.reference import rerank as twin
@@ -9,7 +11,8 @@ from tests.reference import rerank as twin
 from aitems_engine._native import isa
 from aitems_engine._native import rerank as native
 from aitems_engine.catalog import ItemTable
-from aitems_engine.rerank import Chain, Reranked, RuleContext, Slate
+from aitems_engine.errors import ConfigError, InvalidInputError
+from aitems_engine.rerank import Chain, FreshnessController, Reranked, RuleContext, Slate, UserModeModel
 
 pytestmark = pytest.mark.native
 NUM_ITEMS = 400
@@ -241,3 +244,180 @@ def test_no_random_page_breaks_a_rule() -> None:
 @pytest.mark.timeout(3000)
 def test_no_page_of_many_breaks_a_rule() -> None:
     random_pages(100_000, 2)
+
+
+def test_the_same_on_every_level() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((200, 50)).astype(np.float32)
+    relevance = np.sort(rng.random(200))[::-1].copy()
+    rows = np.arange(200, dtype=np.int32)
+    for kwargs in ({}, {"window": 5}):
+        orders = {
+            tuple(native.dpp(relevance, vectors, rows, None, 30, 0.5, 0.3, kwargs.get("window", 999), 1e-5, level))
+            for level in isa.runnable()
+        }
+        assert len(orders) == 1
+    assert (
+        len({tuple(native.mmr(relevance, vectors, rows, None, 30, 0.5, 0.3, level)) for level in isa.runnable()}) == 1
+    )
+
+
+def plain(n: int, **columns) -> Slate:
+    """Items 0..n-1 with falling scores."""
+    scores = np.linspace(0.9, 0.1, n)
+    return Slate(np.arange(n, dtype=np.int32), scores, pctr=scores.astype(np.float32), **columns)
+
+
+def test_a_hand_made_page() -> None:
+    codes = np.array([1, 1, 1, 2, 2, 3], np.int32)
+    chain = Chain.from_config(
+        {"rules": [{"rule": "spacing", "attribute": "mall", "window": 2}], "relax": ["spacing:mall"]}
+    )
+    page = chain.run(plain(6, codes={"mall": codes}), RuleContext(6))
+    assert page.order.tolist() == [0, 3, 1, 4, 2, 5]
+    assert page.flags == ()
+    short = chain.run(plain(3, codes={"mall": codes[:3]}), RuleContext(3))
+    assert short.order.tolist() == [0, 1, 2]
+    assert short.flags == ("relaxed spacing:mall",)
+    assert short.relaxed == {"spacing:mall": 2}
+
+
+def test_a_short_page_says_why() -> None:
+    chain = Chain.from_config({"rules": [{"rule": "stock"}, {"rule": "cap", "attribute": "mall", "most": 1}]})
+    given = plain(4, in_stock=np.array([True, True, True, False]), codes={"mall": np.array([0, 0, 1, 1], np.int32)})
+    page = chain.run(given, RuleContext(4))
+    assert page.order.tolist() == [0, 2]
+    assert page.short_reason == "2 of 4: 4 candidates; stock took 1; limits: cap:mall"
+    assert "short" in page.flags
+    empty = chain.run(plain(0, in_stock=np.zeros(0, bool), codes={"mall": np.zeros(0, np.int32)}), RuleContext(4))
+    assert empty.short_reason.startswith("0 of 4: 0 candidates")
+
+
+def test_seen_items_come_back_before_a_page_is_short() -> None:
+    seen = np.array([True, False, True, False])
+    page = Chain.from_config({"rules": [{"rule": "seen"}], "relax": ["seen"]}).run(plain(4, seen=seen), RuleContext(3))
+    assert page.order.tolist() == [1, 3, 0]
+    assert page.flags == ("relaxed seen",)
+
+
+def test_what_cannot_be_used_is_flagged_not_raised() -> None:
+    given = plain(4)
+    given.scores[1] = np.nan
+    rules = [
+        {"rule": "dpp", "strength": 0.5},
+        {"rule": "cap", "attribute": "mall", "most": 1},
+        {"rule": "ads", "max_ads": 1},
+    ]
+    page = Chain.from_config({"rules": rules}).run(given, RuleContext(4))
+    assert page.order.tolist() == [0, 2, 3]
+    assert page.flags == (
+        "scores that are no numbers: 1",
+        "dpp skipped: no vectors",
+        "cap:mall skipped: no mall",
+        "ads skipped: no is_ad",
+        "short",
+    )
+
+
+def test_an_item_is_shown_once_as_ad_or_organic() -> None:
+    given = Slate(
+        np.array([7, 8, 9, 8], np.int32), np.array([0.9, 0.8, 0.7, 0.8]), pctr=np.full(4, 0.1, np.float32),
+        is_ad=np.array([False, False, False, True]), bid=np.full(4, 50, np.float32),
+    )  # fmt: skip
+    chain = Chain.from_config({"rules": [{"rule": "ads", "max_ads": 2, "gap": 1, "organic_loss_budget": 1}]})
+    page = chain.run(given, RuleContext(4))
+    assert given.items[page.order].tolist() == [7, 8, 9]
+    assert page.is_ad.tolist() == [False, True, False]
+    assert page.short_reason
+
+
+def test_cold_share_follows_its_target() -> None:
+    rng = np.random.default_rng(3)
+    chain = Chain.from_config(
+        {"rules": [{"rule": "freshness", "share": 0.15, "max_age_days": 7, "quality_floor": 0.2}]}
+    )
+    controller = FreshnessController(0.15)
+    shares = []
+    for seed in range(1500):
+        age = np.where(rng.random(100) < 0.06, 1, 30).astype(np.float32)
+        given = plain(100, age_days=age)
+        page = chain.run(given, RuleContext(20, seed=seed, cold_share=controller.share))
+        shares.append(page.cold_share)
+        controller.observe(page.cold_share)
+    assert np.mean(shares[200:]) == pytest.approx(0.15, abs=0.005)
+    page = chain.run(plain(100, age_days=np.full(100, 30, np.float32)), RuleContext(20))
+    assert "freshness_infeasible" in page.flags
+
+
+def test_thompson_sampling_finds_the_uncertain_one() -> None:
+    """An item with few impressions is explored more than an equal one with many."""
+    scores = np.array([0.10, 0.09, 0.09])
+    given = Slate(
+        np.arange(3, dtype=np.int32), scores, pctr=scores.astype(np.float32), impressions=np.array([10**7, 10**7, 10])
+    )
+    chain = Chain.from_config({"rules": [{"rule": "exploration", "slots": [1], "pool": 3, "prior_impressions": 20}]})
+    shown = np.bincount([chain.run(given, RuleContext(1, seed=s)).order[0] for s in range(2000)], minlength=3) / 2000
+    assert shown[2] > 0.15 > 0.02 > shown[1]
+
+
+def test_the_dial_turns_with_the_mode() -> None:
+    rng = np.random.default_rng(0)
+    given = plain(60, price=rng.lognormal(9, 1, 60).astype(np.float32))
+    chain = Chain.from_config({"rules": [{"rule": "price", "weight": 0.5}], "dial": {"price": [0, 2]}})
+    strolling, goal = (chain.run(given, RuleContext(10, goal_probability=p)) for p in (0.0, 1.0))
+    assert strolling.order.tolist() == list(range(10))
+    assert given.price[goal.order].mean() < given.price[strolling.order].mean()
+
+
+def test_user_mode_is_learned() -> None:
+    rng = np.random.default_rng(0)
+    signals = np.column_stack([rng.random(4000), rng.poisson(1, 4000), rng.poisson(3, 4000), rng.gamma(2, 10, 4000)])
+    truth = UserModeModel(-2.0, (3.0, 1.0, 0.2, 0.1))
+    goal = rng.random(4000) < truth.probabilities(signals)
+    fitted = UserModeModel.fit(signals, goal)
+    assert np.abs(fitted.probabilities(signals) - truth.probabilities(signals)).mean() < 0.03
+    assert UserModeModel.from_json(fitted.to_json()) == fitted
+    assert fitted.probability({"filters": math.nan}) == fitted.probability({})
+    with pytest.raises(InvalidInputError, match="both modes"):
+        UserModeModel.fit(signals, np.ones(4000, bool))
+
+
+BAD = [
+    ({"rulez": []}, r"config\.rulez is unknown; allowed are page_size"),
+    ({"rules": [{"rule": "shuffle"}]}, r"rules\[0\]\.rule must be one of exclude_items, .*, got 'shuffle'"),
+    ({"rules": [{"rule": "cap", "attribute": "mall"}]}, r"rules\[0\]\.most is missing; it must be a whole number"),
+    ({"rules": [{"rule": "cap", "attribute": "mall", "most": 0}]}, r"rules\[0\]\.most must be a whole number from 1"),
+    ({"rules": [{"rule": "cap", "attribute": "shop", "most": 1}]}, r"no 'shop'; it has mall, brand"),
+    ({"rules": [{"rule": "mmr", "strength": 2}]}, r"rules\[0\]\.strength must be a number from 0 to 1, got '2'"),
+    ({"rules": [{"rule": "seen"}, {"rule": "seen"}]}, r"already a rule 'seen'"),
+    ({"rules": [{"rule": "mmr", "strength": 1}, {"rule": "dpp", "strength": 1}]}, r"mmr and dpp each make an order"),
+    ({"rules": [{"rule": "mmr", "strength": 1}, {"rule": "price", "weight": 1}]}, r"would undo 'mmr'"),
+    ({"rules": [{"rule": "stock"}], "relax": ["stock"]}, r"relax\[0\]: 'stock' is never given up"),
+    ({"rules": [], "relax": ["cap:mall"]}, r"there is no rule 'cap:mall'"),
+    ({"rules": [{"rule": "spacing", "attribute": "mall", "window": 2, "most": 2}]}, r"forbids nothing"),
+    ({"rules": [{"rule": "freshness", "share": 0.1}]}, r"say what is cold"),
+    ({"rules": [{"rule": "exploration", "slots": [1], "pool": 50, "floor": 0.1}]}, r"more than 1 together"),
+    ({"page_size": 5, "rules": [{"rule": "exploration", "slots": [9]}]}, r"position 9 is beyond page_size 5"),
+    ({"page_size": 20, "rules": [{"rule": "cap", "attribute": "mall", "most": 1}]}, r"fewer than the 20 positions"),
+    ({"rules": [{"rule": "exclude_attribute", "attribute": "mall", "values": TABLE.names["mall"]}]}, r"every value"),
+    ({"rules": [], "dial": {"diversity": [1]}}, r"dial\.diversity must be two numbers"),
+    ({"rules": [], "position_weights": [1, 2]}, r"none larger than the one before"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "message"), BAD)
+def test_a_bad_configuration_names_the_path(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Chain.from_config(config, TABLE)
+
+
+def test_a_slate_of_wrong_columns_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"price must be float32 of shape \(3,\), got float64"):
+        plain(3, price=np.zeros(3))
+
+
+def test_dry_run_shows_every_rule() -> None:
+    rules = [{"rule": "seen"}, {"rule": "cap", "attribute": "mall", "most": 1}]
+    given = plain(4, seen=np.array([True, False, False, False]), codes={"mall": np.array([0, 1, 1, 2], np.int32)})
+    text = Chain.from_config({"rules": rules}).dry_run(given, RuleContext(2))
+    assert [line.split()[0] for line in text.splitlines()] == ["rule", "(by", "seen", "cap:mall", "(page)"]

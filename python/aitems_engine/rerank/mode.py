@@ -118,13 +118,15 @@ class Price:
         price = draft.slate.price
         assert price is not None
         known = price > 0
-        if weight == 0 or not known.any():
+        count = np.count_nonzero(known)
+        if weight == 0 or not count:
             return None
-        z = np.log(price, where=known, out=np.zeros(len(price), np.float64))
-        mean, deviation = z[known].mean(), z[known].std()
-        if not deviation > 0:
+        logs = np.log(np.where(known, price, np.float32(1)))
+        mean = float(logs.sum()) / count
+        variance = float(logs @ logs) / count - mean * mean
+        if not variance > 1e-9:
             return None
-        z = np.where(known, (z - mean) / deviation, 0.0).clip(-3, 3)
+        z = np.where(known, (logs - mean) / variance**0.5, 0).clip(-3, 3)
         # below zero, too, a lower price makes a score greater
         draft.scores = draft.scores + np.abs(draft.scores) * np.expm1(-weight * z)
         draft.organic = draft.organic[np.argsort(-draft.scores[draft.organic], kind="stable")]
