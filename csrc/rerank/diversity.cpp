@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <memory>
+#include <new>
 
 #include "base/aligned_buffer.hpp"
 #include "simd/kernels.hpp"
@@ -12,54 +15,76 @@ namespace aitems {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr float kSmallestNorm = 1e-30f;
+constexpr float kSmallestSquare = 1e-30f;
 
-// Cosines of candidates; norms are taken when a row is first needed, because most rows never are.
-class Cosines {
+std::size_t groups_of(std::size_t count) { return (count + kRerankGroup - 1) / kRerankGroup; }
+
+// Candidates' vectors at unit length, in aligned rows of whole groups with `extra` zeros behind them. A row is made when it is first
+// needed, because most never are.
+class UnitRows {
  public:
-  Cosines(const Vectors& vectors, std::size_t n, Isa isa)
-      : vectors_(vectors), dot_(kernels(isa).rerank->dot), inverse_norm_(n, -1.0f) {}
+  UnitRows(const Vectors& vectors, std::size_t n, std::size_t extra, Isa isa)
+      : vectors_(vectors),
+        dot_(kernels(isa).rerank->dot),
+        vector_groups_(groups_of(vectors.dim)),
+        stride_((vector_groups_ + groups_of(extra)) * kRerankGroup),
+        state_(n, kUnknown),
+        rows_(static_cast<float*>(::operator new(n * stride_ * sizeof(float), kAlignment))) {}
 
-  bool missing(std::size_t i) { return inverse_norm(i) == 0; }
+  // The part behind the vector starts here.
+  std::size_t width() const { return vector_groups_ * kRerankGroup; }
+  std::size_t stride() const { return stride_; }
 
-  double operator()(std::size_t i, std::size_t j) {
-    return static_cast<double>(dot_(row(i), row(j), vectors_.dim)) * inverse_norm(i) * inverse_norm(j);
+  bool missing(std::size_t i) {
+    row(i);
+    return state_[i] == kMissing;
   }
 
-  const float* row(std::size_t i) const { return vectors_.data + static_cast<std::size_t>(vectors_.rows[i]) * vectors_.dim; }
-
-  // 0 where the vector is missing
-  float inverse_norm(std::size_t i) {
-    float& known = inverse_norm_[i];
-    if (known < 0) {
-      const bool there = !vectors_.present || vectors_.present[vectors_.rows[i]];
-      const float square = there ? dot_(row(i), row(i), vectors_.dim) : 0;
-      known = square > kSmallestNorm && std::isfinite(square) ? 1 / std::sqrt(square) : 0;
-    }
-    return known;
+  float* row(std::size_t i) {
+    float* const out = rows_.get() + i * stride_;
+    if (state_[i] != kUnknown) return out;
+    const std::size_t at = static_cast<std::size_t>(vectors_.rows[i]);
+    const float* const in = vectors_.data + at * vectors_.dim;
+    std::copy(in, in + vectors_.dim, out);
+    std::fill(out + vectors_.dim, out + stride_, 0.0f);
+    const float square = dot_(out, out, vector_groups_);
+    const bool there = (!vectors_.present || vectors_.present[at]) && square > kSmallestSquare && std::isfinite(square);
+    const float scale = there ? 1 / std::sqrt(square) : 0;
+    for (std::size_t d = 0; d < vectors_.dim; ++d) out[d] = there ? out[d] * scale : 0;
+    state_[i] = there ? kThere : kMissing;
+    return out;
   }
+
+  double cosine(std::size_t i, std::size_t j) { return static_cast<double>(dot_(row(i), row(j), vector_groups_)); }
 
  private:
+  enum : std::uint8_t { kUnknown, kThere, kMissing };
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete(p, kAlignment); }
+  };
   const Vectors& vectors_;
   float (*const dot_)(const float*, const float*, std::size_t);
-  std::vector<float> inverse_norm_;
+  const std::size_t vector_groups_, stride_;
+  std::vector<std::uint8_t> state_;
+  std::unique_ptr<float, Free> rows_;
 };
 
 // Both objectives only fall while more is chosen, so what a row was worth once is a bound on what it is worth now: a row is
 // brought up to date only when its bound beats the best row so far. The result is that of looking at every row in every step.
 // (A scan of the bounds costs less than keeping them in a heap, where many rows are brought up to date.)
-// `update(i, from, chosen, bound, best)` takes in chosen[from..] and returns the worth of row i, -infinity = never to be chosen; or,
-// knowing its last bound, a new bound below `best`, where that is cheaper than the worth.
+// `update(i, upto, chosen, bound, best)` takes in chosen[upto..], advancing upto, and returns what row i is worth (-infinity = never to
+// be chosen); or stops early, once the bound has fallen below `best`.
 template <class Update>
 std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, const Update& update) {
-  constexpr std::size_t kNever = static_cast<std::size_t>(-1);
-  std::vector<std::size_t> upto(bound.size(), kNever);
+  std::vector<std::size_t> upto(bound.size(), 0);
+  std::vector<std::uint8_t> fresh(bound.size(), 0);  // bound is what the row was worth when chosen[..upto] were chosen
   std::vector<std::int32_t> chosen;
   chosen.reserve(k);
   const auto refresh = [&](std::size_t i, double best) {
-    if (upto[i] == chosen.size()) return;
-    bound[i] = update(i, upto[i] == kNever ? 0 : upto[i], chosen, bound[i], best);
-    upto[i] = chosen.size();
+    if (fresh[i] && upto[i] == chosen.size()) return;
+    bound[i] = update(i, upto[i], chosen, bound[i], best);
+    fresh[i] = 1;
   };
   while (chosen.size() < std::min(k, bound.size())) {
     auto best = static_cast<std::size_t>(std::max_element(bound.begin(), bound.end()) - bound.begin());
@@ -77,7 +102,7 @@ std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, 
 }
 
 // The same without a bound to rely on: rows that leave the window give back what they took.
-std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, Cosines& cosine, std::size_t k, double strength,
+std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, UnitRows& rows, std::size_t k, double strength,
                                        double missing_d2, std::size_t window, double floor, Isa isa) {
   const RerankKernels& kernel = *kernels(isa).rerank;
   const std::size_t width = window - 1;  // chosen rows that a new one is compared with
@@ -86,7 +111,7 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
   std::vector<std::int32_t> chosen;
   std::size_t held = 0;
   for (std::size_t i = 0; i < n; ++i)
-    if (cosine.missing(i)) d2[i] = missing_d2;
+    if (rows.missing(i)) d2[i] = missing_d2;
   while (chosen.size() < k) {
     double best = -kInfinity;
     std::size_t j = n;
@@ -124,8 +149,8 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
     }
     double* const column = columns.data() + held * n;
     const double root = std::sqrt(d2[j]);
-    const bool missing = cosine.missing(j);
-    for (std::size_t i = 0; i < n; ++i) column[i] = taken[i] || missing || cosine.missing(i) ? 0 : cosine(i, j) / root;
+    const bool missing = rows.missing(j);
+    for (std::size_t i = 0; i < n; ++i) column[i] = taken[i] || missing || rows.missing(i) ? 0 : rows.cosine(i, j) / root;
     if (!missing)
       for (std::size_t t = 0; t < held; ++t) kernel.subtract(columns[t * n + j] / root, columns.data() + t * n, column, n);
     for (std::size_t i = 0; i < n; ++i) d2[i] -= column[i] * column[i];
@@ -140,55 +165,64 @@ std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, C
 
 std::vector<std::int32_t> mmr(const double* relevance, std::size_t n, const Vectors& vectors, std::size_t k, double strength,
                               double missing_similarity, Isa isa) {
-  Cosines cosine(vectors, n, isa);
+  UnitRows rows(vectors, n, 0, isa);
   std::vector<double> bound(n), closest(n, -1);
   for (std::size_t i = 0; i < n; ++i) bound[i] = (1 - strength) * relevance[i] + strength;
-  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen, double, double) {
-    for (std::size_t t = from; t < chosen.size(); ++t) {
-      const auto j = static_cast<std::size_t>(chosen[t]);
-      closest[i] = std::max(closest[i], cosine.missing(i) || cosine.missing(j) ? missing_similarity : cosine(i, j));
+  return lazy_greedy(std::move(bound), k,
+                     [&](std::size_t i, std::size_t& upto, const std::vector<std::int32_t>& chosen, double, double best) {
+    const double own = (1 - strength) * relevance[i];
+    double worth = own - strength * closest[i];
+    for (; upto < chosen.size() && worth >= best; ++upto) {
+      const auto j = static_cast<std::size_t>(chosen[upto]);
+      closest[i] = std::max(closest[i], rows.missing(i) || rows.missing(j) ? missing_similarity : rows.cosine(i, j));
+      worth = own - strength * closest[i];
     }
-    return (1 - strength) * relevance[i] - strength * closest[i];
+    return worth;
   });
 }
 
 std::vector<std::int32_t> dpp(const double* relevance, std::size_t n, const Vectors& vectors, std::size_t k, double strength,
                               double missing_similarity, std::size_t window, double floor, Isa isa) {
-  Cosines cosine(vectors, n, isa);
   const double missing_d2 = 1 - missing_similarity;
   k = std::min(k, n);
-  if (window < k) return dpp_windowed(relevance, n, cosine, k, strength, missing_d2, window, floor, isa);
-  // Row i of the Cholesky factor at the chosen rows, times the length of its vector, as far as row i was brought up to date;
-  // zeros behind, for whole registers.
-  constexpr std::size_t kWhole = 32;
-  const std::size_t width = (k + kWhole - 1) / kWhole * kWhole;
-  AlignedBuffer<float> factor(n * width);
-  const auto dot_less = kernels(isa).rerank->dot_less;
-  std::vector<double> bound(n), d2(n, 1), scale;  // scale: 1 / (d * length) of each chosen row
-  scale.reserve(k);
+  const bool windowed = window < k;
+  // Behind its unit vector a row has its part of the Cholesky factor: its coordinates in the directions of the chosen rows, as far as
+  // it was brought up to date. What a chosen row says to the others is (vector, -coordinates): one product gives both parts.
+  UnitRows rows(vectors, n, windowed ? 0 : k, isa);
+  if (windowed) return dpp_windowed(relevance, n, rows, k, strength, missing_d2, window, floor, isa);
+  const auto dot = kernels(isa).rerank->dot;
+  const std::size_t width = rows.width(), stride = rows.stride();
+  AlignedBuffer<float> said(k * stride);
+  std::vector<double> bound(n), d2(n, 1), inverse_root;  // 1 / d of each chosen row, 0 = it has no vector
+  inverse_root.reserve(k);
   for (std::size_t i = 0; i < n; ++i) bound[i] = (1 - strength) * relevance[i];
-  return lazy_greedy(std::move(bound), k, [&](std::size_t i, std::size_t from, const std::vector<std::int32_t>& chosen, double last, double best) {
-    if (scale.size() < chosen.size()) {
+  return lazy_greedy(std::move(bound), k,
+                     [&](std::size_t i, std::size_t& upto, const std::vector<std::int32_t>& chosen, double last, double best) {
+    if (inverse_root.size() < chosen.size()) {
       const auto j = static_cast<std::size_t>(chosen.back());
-      scale.push_back(cosine.inverse_norm(j) / std::sqrt(d2[j]));
+      const float* const row = rows.row(j);
+      float* const out = said.data() + inverse_root.size() * stride;
+      std::copy(row, row + width, out);
+      std::transform(row + width, row + stride, out + width, std::negate<>());
+      inverse_root.push_back(rows.missing(j) ? 0 : 1 / std::sqrt(d2[j]));
     }
-    float* const own = factor.data() + i * width;
-    const double inverse_norm = cosine.inverse_norm(i);
-    const bool missing = inverse_norm == 0;
-    if (missing) d2[i] = missing_d2;
-    const double before = d2[i];
-    for (std::size_t t = from; t < chosen.size() && !missing && d2[i] >= floor; ++t) {
-      if (scale[t] == 0) continue;
-      const auto j = static_cast<std::size_t>(chosen[t]);
-      const std::size_t whole = (t + kWhole - 1) / kWhole * kWhole;
-      const double scaled = scale[t] * static_cast<double>(dot_less(cosine.row(i), cosine.row(j), vectors.dim, own, factor.data() + j * width, whole));
-      own[t] = static_cast<float>(scaled);
-      const double rest = scaled * inverse_norm;
-      d2[i] -= rest * rest;
+    float* const row = rows.row(i);
+    const bool missing = rows.missing(i);
+    double left = missing ? missing_d2 : d2[i];
+    std::size_t t = missing ? chosen.size() : upto;
+    const double before = left, gain = strength / left;
+    double above = last;  // log(x / y) <= x / y - 1 gives a bound without a logarithm
+    for (; t < chosen.size() && left >= floor && above >= best; ++t) {
+      const std::size_t groups = width / kRerankGroup + groups_of(t);
+      const double rest = inverse_root[t] * static_cast<double>(dot(row, said.data() + t * stride, groups));
+      row[width + t] = static_cast<float>(rest);
+      left -= rest * rest;
+      above = last + gain * (left - before);
     }
-    if (!(d2[i] >= floor)) return -kInfinity;
-    const double above = last + strength * (d2[i] / before - 1);  // log(x / y) <= x / y - 1 spares most logarithms
-    return above < best ? above : (1 - strength) * relevance[i] + strength * std::log(d2[i]);
+    d2[i] = left;
+    upto = t;
+    if (!(left >= floor)) return -kInfinity;
+    return above < best ? above : (1 - strength) * relevance[i] + strength * std::log(left);
   });
 }
 

@@ -3,5 +3,5 @@
 
 namespace aitems {
 extern const RerankKernels kRerank_baseline;
-const RerankKernels kRerank_baseline = {dot, dot_less, subtract, rotate};
+const RerankKernels kRerank_baseline = {dot, subtract, rotate};
 }  // namespace aitems

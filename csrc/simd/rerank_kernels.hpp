@@ -1,4 +1,4 @@
-// The kernels of csrc/rerank. Sums are taken in one order at every level (16 partial sums, see rerank_body.inc), so a page is the same
+// The kernels of csrc/rerank. Sums are taken in one order at every level (32 partial sums, see rerank_body.inc), so a page is the same
 // on every processor.
 #pragma once
 
@@ -6,11 +6,11 @@
 
 namespace aitems {
 
+constexpr std::size_t kRerankGroup = 32;
+
 struct RerankKernels {
-  // a . b over `dim` values
-  float (*dot)(const float* a, const float* b, std::size_t dim);
-  // a . b over `dim` values, less c . d over `extra` values
-  float (*dot_less)(const float* a, const float* b, std::size_t dim, const float* c, const float* d, std::size_t extra);
+  // a . b over `groups` * 32 values
+  float (*dot)(const float* a, const float* b, std::size_t groups);
   // values[i] -= factor * other[i]
   void (*subtract)(double factor, const double* other, double* values, std::size_t count);
   // x[i], y[i] = cosine * x[i] + sine * y[i], cosine * y[i] - sine * x[i]

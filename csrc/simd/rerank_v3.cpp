@@ -3,5 +3,5 @@
 
 namespace aitems {
 extern const RerankKernels kRerank_v3;
-const RerankKernels kRerank_v3 = {dot, dot_less, subtract, rotate};
+const RerankKernels kRerank_v3 = {dot, subtract, rotate};
 }  // namespace aitems

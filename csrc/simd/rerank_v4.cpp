@@ -3,5 +3,5 @@
 
 namespace aitems {
 extern const RerankKernels kRerank_v4;
-const RerankKernels kRerank_v4 = {dot, dot_less, subtract, rotate};
+const RerankKernels kRerank_v4 = {dot, subtract, rotate};
 }  // namespace aitems
