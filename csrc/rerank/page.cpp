@@ -19,7 +19,7 @@ double uniform(std::uint64_t seed, std::uint64_t i) {
 
 class Filler {
  public:
-  Filler(const PageInput& input, std::size_t max_ads) : in_(input), max_ads_(max_ads), placed_items_(in_.k), placed_codes_(in_.k * in_.spacings.size()) {
+  Filler(const PageInput& input, double shadow_price) : in_(input), shadow_price_(shadow_price), placed_items_(in_.k), placed_codes_(in_.k * in_.spacings.size()) {
     next_.resize(in_.organic_count + 1);
     for (std::size_t i = 0; i <= in_.organic_count; ++i) next_[i] = i + 1;  // next_[i]: place after the i-th, from 1; 0 = head
     page_.rows.reserve(in_.k);
@@ -29,7 +29,7 @@ class Filler {
   }
 
   // `expected`: the organic scores of the page without ads, in order
-  Page run(const std::vector<double>* expected) {
+  const Page& run(const std::vector<double>* expected) {
     double total = 0;
     for (std::size_t p = 0; p < in_.k; ++p) {
       const std::size_t before = page_.rows.size();
@@ -41,8 +41,11 @@ class Filler {
       value(row, p);
     }
     page_.cold_share = total > 0 ? cold_weight_ / total : 0;
-    return std::move(page_);
+    return page_;
   }
+
+ // Whether an ad that was worth its position was refused, for what it would have cost organic items.
+  bool budget_binds() const { return budget_binds_; }
 
  private:
   static std::size_t count(const std::int32_t* values, std::size_t begin, std::size_t end, std::int32_t value) {
@@ -131,7 +134,7 @@ class Filler {
   }
 
   std::size_t next_ad() {
-    if (!in_.ad_rules || ads_ >= max_ads_) return kNone;
+    if (!in_.ad_rules || ads_ >= in_.ad_rules->max_ads) return kNone;
     if (ads_ > 0 && page_.rows.size() - last_ad_ <= in_.ad_rules->gap) return kNone;
     for (std::size_t i = 0; i < in_.ads_count; ++i)
       if (fits(in_.ads[i], 0)) return i;
@@ -145,7 +148,7 @@ class Filler {
 
   bool ad_pays(std::size_t p, std::size_t ad, std::size_t before, const std::vector<double>& expected) {
     const AdRules& rules = *in_.ad_rules;
-    const double multiple = p == 0 ? rules.top_slot_multiple : 1;
+    const double multiple = shadow_price_ * (p == 0 ? rules.top_slot_multiple : 1);
     if (std::isinf(multiple)) return false;
     const double organic = before == kNone ? 0 : rules.organic_weight * in_.scores[row_at(next_[before])];
     if (!(ad_value(in_.ads[ad]) >= multiple * organic)) return false;
@@ -156,7 +159,10 @@ class Filler {
       const auto score = [&](std::size_t shift) { return q >= shift && q - shift < expected.size() ? expected[q - shift] : 0.0; };
       loss += in_.weights[q] * (score(ads_) - (q > p ? score(ads_ + 1) : 0.0));
     }
-    if (loss_ + loss > rules.organic_loss_budget * whole) return false;
+    if (loss_ + loss > rules.organic_loss_budget * whole) {
+      budget_binds_ = true;
+      return false;
+    }
     loss_ += loss;
     return true;
   }
@@ -215,43 +221,50 @@ class Filler {
   }
 
   const PageInput& in_;
-  const std::size_t max_ads_;
+  const double shadow_price_;
   Page page_;
   std::vector<std::size_t> next_;
   std::vector<std::int32_t> placed_items_, placed_codes_;  // of the positions so far; codes a rule after the other
   double cold_weight_ = 0, loss_ = 0;
-  bool cold_none_ = false;
+  bool cold_none_ = false, budget_binds_ = false;
   std::size_t ads_ = 0, last_ad_ = 0;
 };
 
 }  // namespace
 
 Page fill_page(const PageInput& input) {
-  Page organic = Filler(input, 0).run(nullptr);
-  if (!input.ad_rules || input.ads_count == 0 || input.ad_rules->max_ads == 0) return organic;
+  Page best = Filler(input, 1).run(nullptr);
+  if (!input.ad_rules || input.ads_count == 0) return best;
   std::vector<double> expected;
   double whole = 0;
-  for (std::int64_t row : organic.rows) {
+  for (std::int64_t row : best.rows) {
     whole += input.weights[expected.size()] * input.scores[row];
     expected.push_back(input.scores[row]);
   }
-  // The cost of an ad is predicted from the page without ads; rules may shift more than that. What was really lost decides.
-  for (std::size_t ads = std::min(input.ad_rules->max_ads, input.k); ads > 0;) {
-    Page page = Filler(input, ads).run(&expected);
-    double left = 0;
-    std::size_t shown = 0;
+  // Where the budget binds, ads as early as possible are not the best use of it: with a shadow price on organic value they come
+  // later, where they cost less. Of some prices the one is taken that earns most. What an ad costs is predicted from the page
+  // without ads; rules may shift more than that, so what was really lost decides.
+  double most = 0;
+  for (double shadow_price : {1.0, 1.5, 2.25, 3.4, 5.0, 7.5, 11.0}) {
+    Filler filler(input, shadow_price);
+    const Page& page = filler.run(&expected);
+    double left = 0, earned = 0;
     for (std::size_t p = 0; p < page.rows.size(); ++p) {
-      if (page.is_ad[p])
-        ++shown;
-      else
-        left += input.weights[p] * input.scores[page.rows[p]];
+      const std::int64_t row = page.rows[p];
+      if (!page.is_ad[p])
+        left += input.weights[p] * input.scores[row];
+      else if (input.pctr && input.bid)
+        earned += input.weights[p] * input.pctr[row] * input.bid[row];
     }
-    page.organic_loss = whole > 0 ? (whole - left) / whole : 0;
-    if (page.organic_loss <= input.ad_rules->organic_loss_budget) return page;
-    ads = std::min(shown, ads) - (shown > 0 ? 1 : 0);
-    if (shown == 0) break;
+    const double loss = whole > 0 ? (whole - left) / whole : 0;
+    if (earned > most && loss <= input.ad_rules->organic_loss_budget) {
+      most = earned;
+      best = page;
+      best.organic_loss = loss;
+    }
+    if (!filler.budget_binds() && loss <= input.ad_rules->organic_loss_budget) break;
   }
-  return organic;
+  return best;
 }
 
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count) {

@@ -421,3 +421,20 @@ def test_dry_run_shows_every_rule() -> None:
     given = plain(4, seen=np.array([True, False, False, False]), codes={"mall": np.array([0, 1, 1, 2], np.int32)})
     text = Chain.from_config({"rules": rules}).dry_run(given, RuleContext(2))
     assert [line.split()[0] for line in text.splitlines()] == ["rule", "(by", "seen", "cap:mall", "(page)"]
+
+
+def test_propensities_are_those_of_the_draw() -> None:
+    """Weighting by 1 / propensity counts every item that could be shown once, also where a cap forbids some."""
+    scores = np.linspace(0.12, 0.05, 8)
+    codes = np.array([0, 0, 1, 1, 2, 2, 3, 3], np.int32)
+    given = Slate(np.arange(8, dtype=np.int32), scores, pctr=scores.astype(np.float32), codes={"mall": codes})
+    rules = [
+        {"rule": "exploration", "slots": [1, 2], "pool": 8, "floor": 0.03, "ceiling": 0.6},
+        {"rule": "cap", "attribute": "mall", "most": 1},
+    ]
+    chain = Chain.from_config({"rules": rules})
+    pages = [chain.run(given, RuleContext(2, seed=seed)) for seed in range(4000)]
+    weight = np.array([1 / page.propensities for page in pages])
+    first = np.bincount([page.order[0] for page in pages], weight[:, 0], 8) / len(pages)
+    np.testing.assert_allclose(first, 1, atol=0.25)  # standard error at the floor: 0.09
+    assert weight[:, 1].mean() == pytest.approx(6, abs=0.5)  # the two of the first one's mall cannot come

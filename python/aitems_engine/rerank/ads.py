@@ -2,7 +2,8 @@
 
 An organic item is worth `organic_weight` * score, an ad its expected payment bid * pCTR (eCPM / 1000) on top of that.
 Both lists keep their order; an ad takes a position where it is worth at least the organic item whose turn it is, within
-gap, number and budget (the greedy rule of Yan et al. 2020, "Ads allocation in feed via constrained optimization").
+gap, number and budget; where the budget binds, with the shadow price on organic value that earns most (Yan et al. 2020,
+"Ads allocation in feed via constrained optimization").
 """
 
 from __future__ import annotations
