@@ -23,7 +23,7 @@ constexpr std::size_t kStepBytes = 32 << 10;  // codes of one step of a list sca
 struct Call {
   const Snapshot& snapshot;
   const Segment& segment;
-  const AnnKernels& simd;
+  const AnnKernels* simd;
   SearchOptions options;
   const std::uint16_t* live;        // of the segment's blocks
   const std::uint16_t* delta_live;  // of the delta's
@@ -54,9 +54,9 @@ void score_rows(const Call& call, const float* query, const std::uint32_t* rows,
   const std::size_t offset = first * static_cast<std::size_t>(s.stride());
   const bool l2 = s.metric == Metric::kL2;
   if (s.format == VectorFormat::kFloat) {
-    (l2 ? call.simd.negative_distance : call.simd.dot)(query, s.vectors.data() + offset, s.stride(), rows, count, out);
+    (l2 ? call.simd->negative_distance : call.simd->dot)(query, s.vectors.data() + offset, s.stride(), rows, count, out);
   } else {
-    (l2 ? call.simd.negative_distance_half : call.simd.dot_half)(query, s.halves.data() + offset, s.stride(), rows, count, out);
+    (l2 ? call.simd->negative_distance_half : call.simd->dot_half)(query, s.halves.data() + offset, s.stride(), rows, count, out);
   }
 }
 
@@ -74,13 +74,13 @@ void load_queries(const Call& call, const float* queries, std::size_t count, Scr
   for (std::size_t q = 0; q < count; ++q) {
     const float* x = &scratch.queries[q * stride];
     std::int8_t* codes = &scratch.codes[q * code_dim];
-    scratch.factors[q] = 1 / code_scale(call.simd, x, s.dim);
-    call.simd.quantize(x, s.dim, scratch.factors[q], codes);
+    scratch.factors[q] = 1 / code_scale(*call.simd, x, s.dim);
+    call.simd->quantize(x, s.dim, scratch.factors[q], codes);
     std::int32_t sum = 0;
     for (std::size_t d = 0; d < code_dim; ++d) sum += codes[d];
     scratch.corrections[q] = 128 * sum;
     float squared;
-    call.simd.dot(x, x, s.stride(), nullptr, 1, &squared);
+    call.simd->dot(x, x, s.stride(), nullptr, 1, &squared);
     scratch.norms[q] = std::sqrt(squared);
   }
 }
@@ -105,7 +105,7 @@ void scan_exact(const Call& call, std::size_t count, Scratch& scratch) {
   const int keep = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(call.options.k), call.items));
   for (std::size_t q0 = 0; q0 < count; q0 += kExactQueries) {
     const std::size_t queries = std::min(kExactQueries, count - q0);
-    scratch.candidates.start(call.simd, queries, keep, kExactRows);
+    scratch.candidates.start(*call.simd, queries, keep, kExactRows);
     for (std::size_t first = 0; first < rows; first += kExactRows) {
       const std::size_t step = std::min(kExactRows, rows - first);
       const std::uint16_t* live = subset ? all : call.live + first / kBlockRows;
@@ -113,7 +113,7 @@ void scan_exact(const Call& call, std::size_t count, Scratch& scratch) {
       for (std::size_t q = 0; q < queries; ++q) {
         score_rows(call, &scratch.queries[(q0 + q) * stride], subset ? &call.subset[first] : nullptr, subset ? 0 : first, step,
                    scratch.scores.data());
-        call.simd.collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), live, &scratch.candidates[q]);
+        call.simd->collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), live, &scratch.candidates[q]);
         scratch.candidates.make_room(scratch.candidates[q], id_of);
       }
     }
@@ -148,9 +148,9 @@ void probe(const Call& call, std::size_t count, Scratch& scratch) {
   const auto id_of = [](std::uint32_t list) { return static_cast<std::int64_t>(list); };
   for (std::size_t q0 = 0; q0 < count; q0 += kCoarseQueries) {
     const std::size_t queries = std::min(kCoarseQueries, count - q0);
-    scratch.coarse.start(call.simd, queries, probes, static_cast<int>(num_blocks * kBlockRows));
+    scratch.coarse.start(*call.simd, queries, probes, static_cast<int>(num_blocks * kBlockRows));
     for (std::size_t q = 0; q < queries; ++q) point_at(scratch, q0 + q, s.code_dim(), scratch.coarse[q]);
-    call.simd.scan(&blocks, 0, num_blocks, scratch.coarse.data(), static_cast<std::int32_t>(queries));
+    call.simd->scan(&blocks, 0, num_blocks, scratch.coarse.data(), static_cast<std::int32_t>(queries));
     for (std::size_t q = 0; q < queries; ++q) {
       AnnQuery& found = scratch.coarse[q];
       scratch.coarse.finish(found, id_of);
@@ -191,7 +191,7 @@ void scan_list(const Call& call, const AnnBlocks& blocks, std::uint32_t list, st
       for (std::size_t q = 0; q < count; ++q) alive |= reach[q] * s.block_norms[b] > queries[q].threshold;
       if (!alive) return;
     }
-    call.simd.scan(&blocks, b, std::min(end, b + step), queries, static_cast<std::int32_t>(count));
+    call.simd->scan(&blocks, b, std::min(end, b + step), queries, static_cast<std::int32_t>(count));
     for (std::size_t q = 0; q < count; ++q) scratch.candidates.make_room(queries[q], id_of);
   }
 }
@@ -271,11 +271,11 @@ void scan_others(const Call& call, const AnnBlocks& blocks, std::size_t q, const
 
 void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
-  const Entered entered(call.simd);
+  const Entered entered(*call.simd);
   const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
   const int step = static_cast<int>(step_blocks(s)) * kBlockRows;
   probe(call, count, scratch);
-  scratch.candidates.start(call.simd, count, call.effort.shortlist, step);
+  scratch.candidates.start(*call.simd, count, call.effort.shortlist, step);
   for (std::size_t q = 0; q < count; ++q) point_at(scratch, q, s.code_dim(), scratch.candidates[q]);
   const bool pays = count >= 8 && count * static_cast<std::size_t>(call.effort.probes) >= 2 * static_cast<std::size_t>(s.lists);
   if (call.options.form == Form::kGrouped || (call.options.form == Form::kAuto && pays)) {
@@ -295,10 +295,10 @@ void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
 
 void walk_graph(const Call& call, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
-  const Entered entered(call.simd);
+  const Entered entered(*call.simd);
   const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
   probe(call, count, scratch);
-  scratch.candidates.start(call.simd, count, call.effort.shortlist, static_cast<int>(step_blocks(s)) * kBlockRows);
+  scratch.candidates.start(*call.simd, count, call.effort.shortlist, static_cast<int>(step_blocks(s)) * kBlockRows);
   scratch.walk_codes.assign(static_cast<std::size_t>(graph_code_stride(s.dim)), 0);
   for (std::size_t q = 0; q < count; ++q) {
     AnnQuery& found = scratch.candidates[q];
@@ -325,15 +325,15 @@ void scan_delta(const Call& call, std::size_t count, Scratch& scratch) {
   const Snapshot& snapshot = call.snapshot;
   const auto id_of = [&](std::uint32_t row) { return snapshot.delta_id(row); };
   const int stride = call.segment.stride();
-  const auto score = call.segment.metric == Metric::kL2 ? call.simd.negative_distance : call.simd.dot;
+  const auto score = call.segment.metric == Metric::kL2 ? call.simd->negative_distance : call.simd->dot;
   scratch.scores.resize(kExactRows);
-  scratch.delta.start(call.simd, count, call.options.k, kExactRows);
+  scratch.delta.start(*call.simd, count, call.options.k, kExactRows);
   for (std::size_t first = 0; first < snapshot.delta_rows; first += kExactRows) {  // a step never crosses a chunk
     const std::size_t step = std::min(kExactRows, snapshot.delta_rows - first);
     for (std::size_t q = 0; q < count; ++q) {
       score(&scratch.queries[q * static_cast<std::size_t>(stride)], snapshot.delta_vector(first), stride, nullptr, step,
             scratch.scores.data());
-      call.simd.collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), call.delta_live + first / kBlockRows,
+      call.simd->collect(scratch.scores.data(), step, static_cast<std::uint32_t>(first), call.delta_live + first / kBlockRows,
                         &scratch.delta[q]);
       scratch.delta.make_room(scratch.delta[q], id_of);
     }
@@ -423,6 +423,16 @@ Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bo
   return pays ? effort : Effort{};
 }
 
+// Code products of one tile of queries from which on AMX pays: its unit sleeps, and waking it took longer than fewer products do.
+constexpr double kTileProducts = 8e7;
+
+Isa level_for(const Call& call, std::size_t queries) {
+  const Segment& s = call.segment;
+  if (call.options.isa != Isa::kAmx || s.lists == 0) return call.options.isa;
+  const double rows = static_cast<double>(s.rows) * (call.beam > 0 ? 0 : call.effort.probes) / s.lists + s.lists;
+  return static_cast<double>(queries) * rows * s.dim < kTileProducts ? Isa::kV4 : Isa::kAmx;
+}
+
 std::vector<std::uint32_t> rows_of(const LiveMask& mask) {
   std::vector<std::uint32_t> rows;
   for (std::size_t b = 0; b < mask.size(); ++b)
@@ -464,7 +474,7 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
   const Segment& s = *snapshot.segment;
   Call call{snapshot,
             s,
-            *kernels(options.isa).ann,
+            kernels(options.isa).ann,
             options,
             mask ? mask->base.data() : snapshot.live->data(),
             mask ? mask->delta.data() : snapshot.delta_live->data(),
@@ -516,6 +526,7 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
   const std::size_t room = kTileCandidates / static_cast<std::size_t>(2 * std::max(call.effort.shortlist, options.k) + 512);
   const std::size_t most = std::clamp<std::size_t>(room, 16, kTileQueries);
   const std::size_t tile = std::clamp<std::size_t>((count + threads - 1) / threads, 1, most);
+  call.simd = kernels(level_for(call, std::min(count, tile))).ann;
   parallel_for(count, tile, options.threads, [&](std::size_t begin, std::size_t end, int) {
     search_tile(call, queries + begin * static_cast<std::size_t>(s.dim), end - begin, exact, ids + begin * k, scores + begin * k);
   });

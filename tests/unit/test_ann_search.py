@@ -105,6 +105,20 @@ def test_forms_levels_and_threads_agree(metric, dim, lists):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [64, 192])
+def test_levels_agree_where_a_batch_is_large_enough_for_tiles(metric, dim):
+    rng = np.random.default_rng(dim)
+    vectors, queries = clustered(rng, 1700, dim), clustered(rng, 1000, dim)
+    index = make(vectors, metric, 6)
+    for probes in (5, 6):
+        expected = index.search(queries, 10, None, probes, 14, 1, GROUPED, "baseline")
+        for level in LEVELS:
+            found = index.search(queries, 10, None, probes, 14, 1, GROUPED, level)
+            np.testing.assert_array_equal(found[0], expected[0], err_msg=level)
+            np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("rerank", [0, 1])
 def test_lists_find_nearly_everything(metric, rerank):
     rng = np.random.default_rng(4)

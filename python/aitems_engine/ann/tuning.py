@@ -37,7 +37,8 @@ FILTERED_RECALL = 0.9925  # .99 with room for the noise of a sample
 ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the way from the target to 1
 
 EXACT_FORM, GRAPH_FORM = 3, 4  # csrc/ann/search.hpp
-BEAM_MAX = 40  # times the number of results, and 200 more: beyond, lists are as cheap
+BEAM_TRIED = 400  # whatever lists cost: form="graph" may be asked for
+BEAM_ROWS = 8  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/search.cpp, cost_of_walk)
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
 _Measure = Callable[[int, int], float]
@@ -130,12 +131,13 @@ def tune(
     stats = index.stats()
     lists, items = stats["lists"], stats["items"]
     tuning = Tuning()
+    most = exact.search(queries, min(RESULTS[-1], items), None, 0, 0, threads, EXACT_FORM, "")[0]
     for wanted in RESULTS:
         k = min(wanted, items)
         if tuning.target and k <= tuning.target[-1][0]:
             continue
         asked = queries[: max(50, SAMPLE_RESULTS // k)]
-        truth = exact.search(asked, k, None, 0, 0, threads, EXACT_FORM, "")[0]
+        truth = most[: len(asked), :k]
 
         def measure(probes: int, shortlist: int, k: int = k, asked: _Floats = asked, truth: _Ids = truth) -> float:
             step()
@@ -171,7 +173,9 @@ def tune(
                 }
             )
             if stats["degree"] and len(walks) == len(efforts) - 1:
-                measured = _fewest_in_beam(index, asked, truth, k, goal, shortlists, threads)
+                pays = int(probes * items / lists / (BEAM_ROWS * stats["degree"]))  # beyond, lists are cheaper
+                widest = min(items, max(BEAM_TRIED, pays))
+                measured = _fewest_in_beam(index, asked, truth, k, goal, shortlists, widest, threads)
                 if measured:
                     walks.append((k, measured["beam"], measured["shortlist"]))
                     tuning.measured.append({"k": k, "target": target, "goal": round(goal, 4), **measured})
@@ -184,16 +188,26 @@ def tune(
 
 
 def _fewest_in_beam(
-    index: native.Index, asked: _Floats, truth: _Ids, k: int, goal: float, shortlists: list[int], threads: int
+    index: native.Index,
+    asked: _Floats,
+    truth: _Ids,
+    k: int,
+    goal: float,
+    shortlists: list[int],
+    most: int,
+    threads: int,
 ) -> dict[str, Any]:
-    """Return the smallest beam of a walk that reaches the goal, with its shortlist and recall; empty if none does."""
+    """Return the smallest beam, up to `most`, that reaches the goal, with its shortlist and recall; empty if none."""
 
     def measure(beam: int, shortlist: int) -> float:
         return recall(index.search(asked, k, None, 0, shortlist, threads, GRAPH_FORM, "", beam)[0], truth)
 
     best: dict[str, Any] = {}
+    shortlists = [shortlist for shortlist in shortlists if shortlist < most]
+    if not shortlists or measure(most, shortlists[-1]) < goal:
+        return best
     for shortlist in shortlists:
-        most = best["beam"] if best else min(BEAM_MAX * k + 200, index.stats()["items"])
+        most = best["beam"] if best else most
         if shortlist >= most or (not best and measure(most, shortlist) < goal):
             continue
         beam = fewest(lambda b, s=shortlist: b >= s and measure(b, s) >= goal, most, shortlist)  # type: ignore[misc]
