@@ -142,8 +142,7 @@ class Filler {
   }
 
   double ad_value(std::int32_t row) const {
-    const double money = in_.bid && in_.pctr ? static_cast<double>(in_.bid[row]) * in_.pctr[row] : 0;
-    return money + in_.ad_rules->organic_weight * in_.scores[row];
+    return known(in_.bid, static_cast<std::size_t>(row)) * known(in_.pctr, static_cast<std::size_t>(row)) + in_.ad_rules->organic_weight * in_.scores[row];
   }
 
   bool ad_pays(std::size_t p, std::size_t ad, std::size_t before, const std::vector<double>& expected) {
@@ -212,12 +211,13 @@ class Filler {
     return false;
   }
 
+  static double known(const float* values, std::size_t row) { return values && std::isfinite(values[row]) ? values[row] : 0; }
+
   void value(std::size_t row, std::size_t p) {
-    if (!in_.pctr) return;
-    const double click = in_.weights[p] * in_.pctr[row];
+    const double click = in_.weights[p] * known(in_.pctr, row);
     page_.clicks += click;
-    if (in_.pcvr && in_.price && std::isfinite(in_.price[row])) page_.revenue += click * in_.pcvr[row] * in_.price[row];
-    if (page_.is_ad.back() && in_.bid) page_.revenue += click * in_.bid[row];
+    page_.revenue += click * known(in_.pcvr, row) * known(in_.price, row);
+    if (page_.is_ad.back()) page_.revenue += click * known(in_.bid, row);
   }
 
   const PageInput& in_;

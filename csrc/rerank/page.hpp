@@ -58,7 +58,7 @@ struct PageInput {
   const ColdQuota* cold = nullptr;
   const AdRules* ad_rules = nullptr;     // without them no ad is shown
   const Exploration* exploration = nullptr;
-  // null = not known, counts as nothing
+  // null, or NaN in a row: not known, counts as nothing
   const float* pctr = nullptr;
   const float* pcvr = nullptr;
   const float* price = nullptr;

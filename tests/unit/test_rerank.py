@@ -438,3 +438,15 @@ def test_propensities_are_those_of_the_draw() -> None:
     first = np.bincount([page.order[0] for page in pages], weight[:, 0], 8) / len(pages)
     np.testing.assert_allclose(first, 1, atol=0.25)  # standard error at the floor: 0.09
     assert weight[:, 1].mean() == pytest.approx(6, abs=0.5)  # the two of the first one's mall cannot come
+
+
+def test_unknown_predictions_count_as_nothing() -> None:
+    """Without a ranker's answer the page stands, and the ledger holds no NaN."""
+    rng = np.random.default_rng(0)
+    nothing = np.full(120, np.nan, np.float32)
+    given = slate(rng, 120, pctr=nothing, pcvr=nothing, price=nothing, bid=nothing)
+    for _ in range(20):
+        page = Chain.from_config(random_config(rng), TABLE).run(given, RuleContext(10))
+        assert len(page.order) == 10 or page.short_reason
+        assert all(e.delta_clicks == e.delta_revenue == 0 for e in page.ledger)
+        assert (page.propensities == 1).all()

@@ -121,7 +121,7 @@ class Calibrated:
         weight = self.decay ** np.arange(len(history) - 1, -1, -1, dtype=np.float64)
         values, group = np.unique(history[known], return_inverse=True)
         target = np.bincount(group, weight[known])
-        codes = draft.slate.codes[self.attribute][rows]
+        codes = draft.slate.attribute(self.attribute)[rows]
         place = np.searchsorted(values, codes).clip(0, len(values) - 1)
         groups = np.where(values[place] == codes, place, -1).astype(np.int32)
         strength = min(1.0, self.strength * draft.dials["diversity"])

@@ -53,15 +53,14 @@ class Exploration:
         slots = np.zeros(k, np.uint8)
         slots[[s - 1 for s in self.slots if s <= k]] = 1
         rows = draft.best(self.pool)
-        scores = draft.scores[rows]
-        rows, scores = rows[scores > 0], scores[scores > 0]
+        assert slate.pctr is not None
+        rows = rows[(draft.scores[rows] > 0) & np.isfinite(slate.pctr[rows])]
         if rate == 0 or not slots.any() or len(rows) < 2:
             return None
-        assert slate.pctr is not None
         pctr = slate.pctr[rows].astype(np.float64).clip(1e-6, 1 - 1e-6)
         impressions = self.prior_impressions + (0 if slate.impressions is None else slate.impressions[rows])
         variance = ((1 - pctr) / (pctr * impressions)).clip(1e-12, 4)
-        chance = native.chances_to_be_best(np.log(scores) - variance / 2, np.sqrt(variance))
+        chance = native.chances_to_be_best(np.log(draft.scores[rows]) - variance / 2, np.sqrt(variance))
         seed = draft.context.seed & _MASK
         draft.exploration = rows, chance, slots, rate, self.floor, self.ceiling, seed
         return f"rate {rate:.2f}, {len(rows)} in the pool"

@@ -58,7 +58,7 @@ class ExcludeAttribute:
         return cls(attribute, table)
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        return draft.drop(self.table[draft.slate.codes[self.attribute]], level)
+        return draft.drop(self.table[draft.slate.attribute(self.attribute)], level)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Cap:
     relaxable: ClassVar[bool] = True
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        draft.spacings.append((draft.slate.codes[self.attribute], self.most, 10_000, level))
+        draft.spacings.append((draft.slate.attribute(self.attribute), self.most, 10_000, level))
         return ""
 
 
@@ -136,5 +136,5 @@ class Spacing:
     relaxable: ClassVar[bool] = True
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        draft.spacings.append((draft.slate.codes[self.attribute], self.most, self.window, level))
+        draft.spacings.append((draft.slate.attribute(self.attribute), self.most, self.window, level))
         return ""

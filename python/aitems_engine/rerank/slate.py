@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from itertools import pairwise, zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,9 @@ class Slate:
     scores : float64 array, shape (n,)
         The objective, higher is better; equal ones: the lower row first. A row with NaN or infinity is not shown.
     pctr, pcvr, price : float32 array, shape (n,)
-        Predicted click, purchase after a click, price (NaN = unknown).
+        Predicted click, purchase after a click, price; NaN = unknown, counts as nothing in the ledger.
     codes : mapping of attribute to int32 array, shape (n,)
-        -1 = unknown; unknown ones are under no cap.
+        -1 = unknown; unknown ones are under no cap. May be lazy: only the attributes that rules name are looked up.
     age_days : float32 array, shape (n,)
         NaN = unknown.
     impressions : int64 array, shape (n,)
@@ -76,8 +77,6 @@ class Slate:
             values: npt.NDArray[Any] | None = getattr(self, name)
             if values is not None:
                 _check(name, values, dtype, n)
-        for name, codes in self.codes.items():
-            _check(f"codes['{name}']", codes, np.dtype(np.int32), n)
         if self.vectors is not None and (
             self.vectors.ndim != 2 or len(self.vectors) != n or self.vectors.dtype != np.float32
         ):
@@ -87,6 +86,12 @@ class Slate:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def attribute(self, name: str) -> npt.NDArray[np.int32]:
+        """Return the codes of an attribute, checked."""
+        codes = self.codes[name]
+        _check(f"codes['{name}']", codes, np.dtype(np.int32), len(self))
+        return codes
 
 
 _COLUMNS: dict[str, np.dtype[Any]] = {
@@ -139,8 +144,7 @@ class RuleContext:
                 raise InvalidInputError(f"{name} must be from 0 to 1 or None, got {value}")
 
 
-@dataclass(frozen=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """What one rule did to the page, and what that costs by the predictions.
 
     Attributes
@@ -164,8 +168,7 @@ class LedgerEntry:
     note: str
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+class Step(NamedTuple):
     """The page after a rule."""
 
     rule: str
@@ -215,15 +218,16 @@ class Reranked:
     def ledger(self) -> list[LedgerEntry]:
         """One entry a rule; the deltas add up to the difference between the first and the last page."""
         entries = []
-        for before, after in zip(self.steps, self.steps[1:], strict=False):
-            was = {row: p for p, row in enumerate(before.rows.tolist())}
-            now = {row: p for p, row in enumerate(after.rows.tolist())}
+        for before, after in pairwise(self.steps):
+            was, now = before.rows.tolist(), after.rows.tolist()
+            known = set(was)
+            elsewhere = (row for row, other in zip_longest(now, was) if row != other)
             entries.append(
                 LedgerEntry(
                     after.rule,
                     after.filtered,
-                    sum(row not in now for row in was),
-                    sum(row in was and was[row] != p for row, p in now.items()),
+                    len(known.difference(now)),
+                    sum(row in known for row in elsewhere),
                     after.clicks - before.clicks,
                     after.revenue - before.revenue,
                     after.note,
