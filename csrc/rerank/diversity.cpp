@@ -74,9 +74,9 @@ class UnitRows {
 // brought up to date only when its bound beats the best row so far. The result is that of looking at every row in every step.
 // (A scan of the bounds costs less than keeping them in a heap, where many rows are brought up to date.)
 // `update(i, upto, chosen, bound, best)` takes in chosen[upto..], advancing upto, and returns what row i is worth (-infinity = never to
-// be chosen); or stops early, once the bound has fallen below `best`.
-template <class Update>
-std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, const Update& update) {
+// be chosen); or stops early, once the bound has fallen below `best`. `give_up(chosen)` ends it with the rows so far.
+template <class Update, class GiveUp>
+std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, const Update& update, const GiveUp& give_up) {
   std::vector<std::size_t> upto(bound.size(), 0);
   std::vector<std::uint8_t> fresh(bound.size(), 0);  // bound is what the row was worth when chosen[..upto] were chosen
   std::vector<std::int32_t> chosen;
@@ -86,7 +86,7 @@ std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, 
     bound[i] = update(i, upto[i], chosen, bound[i], best);
     fresh[i] = 1;
   };
-  while (chosen.size() < std::min(k, bound.size())) {
+  while (chosen.size() < std::min(k, bound.size()) && !give_up(chosen)) {
     auto best = static_cast<std::size_t>(std::max_element(bound.begin(), bound.end()) - bound.begin());
     refresh(best, -kInfinity);
     for (std::size_t i = 0; i < bound.size(); ++i) {
@@ -101,7 +101,7 @@ std::vector<std::int32_t> lazy_greedy(std::vector<double> bound, std::size_t k, 
   return chosen;
 }
 
-// The same without a bound to rely on: rows that leave the window give back what they took.
+// DPP without a bound to rely on: every row in every step; rows that leave the window give back what they took.
 std::vector<std::int32_t> dpp_windowed(const double* relevance, std::size_t n, UnitRows& rows, std::size_t k, double strength,
                                        double missing_d2, std::size_t window, double floor, Isa isa) {
   const RerankKernels& kernel = *kernels(isa).rerank;
@@ -178,7 +178,7 @@ std::vector<std::int32_t> mmr(const double* relevance, std::size_t n, const Vect
       worth = own - strength * closest[i];
     }
     return worth;
-  });
+  }, [](const std::vector<std::int32_t>&) { return false; });
 }
 
 std::vector<std::int32_t> dpp(const double* relevance, std::size_t n, const Vectors& vectors, std::size_t k, double strength,
@@ -190,13 +190,19 @@ std::vector<std::int32_t> dpp(const double* relevance, std::size_t n, const Vect
   // it was brought up to date. What a chosen row says to the others is (vector, -coordinates): one product gives both parts.
   UnitRows rows(vectors, n, windowed ? 0 : k, isa);
   if (windowed) return dpp_windowed(relevance, n, rows, k, strength, missing_d2, window, floor, isa);
+  // Where relevance hardly differs, bounds spare nothing, and columns over all rows are faster than rows: seen from the first steps.
+  constexpr std::size_t kTrial = 12;
+  std::size_t products = 0;
+  const auto in_vain = [&](const std::vector<std::int32_t>& chosen) {
+    return chosen.size() == kTrial && k > 3 * kTrial && products > n * kTrial / 4;
+  };
   const auto dot = kernels(isa).rerank->dot;
   const std::size_t width = rows.width(), stride = rows.stride();
   AlignedBuffer<float> said(k * stride);
   std::vector<double> bound(n), d2(n, 1), inverse_root;  // 1 / d of each chosen row, 0 = it has no vector
   inverse_root.reserve(k);
   for (std::size_t i = 0; i < n; ++i) bound[i] = (1 - strength) * relevance[i];
-  return lazy_greedy(std::move(bound), k,
+  const std::vector<std::int32_t> order = lazy_greedy(std::move(bound), k,
                      [&](std::size_t i, std::size_t& upto, const std::vector<std::int32_t>& chosen, double last, double best) {
     if (inverse_root.size() < chosen.size()) {
       const auto j = static_cast<std::size_t>(chosen.back());
@@ -219,11 +225,13 @@ std::vector<std::int32_t> dpp(const double* relevance, std::size_t n, const Vect
       left -= rest * rest;
       above = last + gain * (left - before);
     }
+    products += t - upto;
     d2[i] = left;
     upto = t;
     if (!(left >= floor)) return -kInfinity;
     return above < best ? above : (1 - strength) * relevance[i] + strength * std::log(left);
-  });
+  }, in_vain);
+  return in_vain(order) ? dpp_windowed(relevance, n, rows, k, strength, missing_d2, k + 1, floor, isa) : order;
 }
 
 std::vector<std::int32_t> calibrated(const double* relevance, const std::int32_t* groups, std::size_t n, const double* target,

@@ -80,6 +80,15 @@ def test_dpp_of_many_equals_brute_force(window: int) -> None:
     assert got.tolist() == twin.dpp(relevance, vectors, 18, 0.4, 0.3, window, 1e-5)
 
 
+def test_dpp_of_almost_equally_relevant_rows_equals_brute_force() -> None:
+    """Where bounds spare nothing, another way of computing the same takes over."""
+    vectors = np.random.default_rng(2).standard_normal((150, 90)).astype(np.float32)
+    relevance = np.linspace(1e-3, 0, 150)  # equal ones would be ordered by the twin's rounding
+    rows = np.arange(150, dtype=np.int32)
+    got = native.dpp(relevance, vectors, rows, None, 40, 0.4, 0.3, 10_000, 1e-5)
+    assert got.tolist() == twin.dpp(relevance, vectors, 40, 0.4, 0.3, 10_000, 1e-5)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_calibrated_equals_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
