@@ -53,14 +53,26 @@ def learning_curve(epochs: Sequence[Mapping[str, float]]) -> bytes:
     return _png(figure)
 
 
-def reliability(bins: ReliabilityBins) -> bytes:
-    """Draw accuracy against confidence; on the diagonal a probability means what it says."""
+def reliability(
+    bins: ReliabilityBins, labels: tuple[str, str] = ("confidence", "accuracy"), *, whole: bool = True
+) -> bytes:
+    """Draw accuracy against confidence; on the diagonal a probability means what it says.
+
+    Parameters
+    ----------
+    bins : ReliabilityBins
+    labels : two str
+        Of the axes.
+    whole : bool
+        From 0 to 1; otherwise as far as there are values, as for clicks, which are rare.
+    """
     figure = _figure(4.6, 4.4)
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
+    end = 1.02 if whole else 1.05 * float(max(bins.confidence.max(), bins.accuracy.max(), 1e-6))
+    axis.plot([0, end], [0, end], color=GREY, linestyle="--", linewidth=1, label="calibrated")
     axis.vlines(bins.confidence, bins.confidence, bins.accuracy, color=ORANGE, linewidth=2, label="gap")
     axis.plot(bins.confidence, bins.accuracy, color=BLUE, marker="o", markersize=4, label="model")
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, end), ylim=(0, end))
     axis.set_title(f"ECE {bins.error:.4f}", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
