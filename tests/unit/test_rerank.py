@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from aitems_engine._native import isa
 from aitems_engine._native import rerank as native
 from aitems_engine.catalog import ItemTable
 from aitems_engine.errors import ConfigError, InvalidInputError
-from aitems_engine.rerank import Chain, FreshnessController, Reranked, RuleContext, Slate, UserModeModel
+from aitems_engine.rerank import Chain, FreshnessController, Reranked, RuleContext, Slate, UserModeModel, mode
+from aitems_engine.rerank.chain import KINDS
 
 pytestmark = pytest.mark.native
 NUM_ITEMS = 400
@@ -459,3 +464,31 @@ def test_unknown_predictions_count_as_nothing() -> None:
         assert len(page.order) == 10 or page.short_reason
         assert all(e.delta_clicks == e.delta_revenue == 0 for e in page.ledger)
         assert (page.propensities == 1).all()
+
+
+def test_the_page_of_the_docs_is_true() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "reranking.md").read_text(encoding="utf-8")
+    config = json.loads(text.split("```json\n")[1].split("```")[0])
+    table = ItemTable.from_columns(
+        [f"p-{i}" for i in range(300)],
+        {name: [f"{name} {i % 30}" for i in range(300)] for name in ("category_1", "category", "mall")},
+    )
+    chain = Chain.from_config(config, table)
+    listed = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")}
+    assert {name.strip(" `") for names in listed for name in names.split(",")} == KINDS.keys()
+    for kind, rule in KINDS.items():
+        row = next(line for line in text.splitlines() if line.startswith("| `") and f"`{kind}`" in line.split("|")[1])
+        for name in rule.options:
+            assert f"`{name}`" in row, f"docs/reranking.md does not name option {name} of {kind}"
+    rng = np.random.default_rng(0)
+    items = np.arange(300, dtype=np.int32)
+    given = slate(rng, 300, codes={name: codes[items] for name, codes in table.codes.items()})
+    page = chain.run(
+        Slate(**{**{f.name: getattr(given, f.name) for f in fields(given)}, "items": items}), RuleContext(20)
+    )
+    assert len(page.order) == 20
+    assert not {1, 7} & set(page.order.tolist())
+
+
+def test_the_example_of_the_user_mode_is_true() -> None:
+    assert doctest.testmod(mode).failed == 0

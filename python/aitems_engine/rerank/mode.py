@@ -31,7 +31,7 @@ class UserModeModel:
     --------
     >>> model = UserModeModel(bias=-2.0, weights=(3.0, 1.0, 0.2, 0.1))
     >>> round(model.probability({"query_specificity": 0.9, "filters": 2, "depth": 1, "dwell_s": 20}), 3)
-    0.913
+    0.904
     """
 
     bias: float
