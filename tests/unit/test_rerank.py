@@ -483,9 +483,7 @@ def test_the_page_of_the_docs_is_true() -> None:
     rng = np.random.default_rng(0)
     items = np.arange(300, dtype=np.int32)
     given = slate(rng, 300, codes={name: codes[items] for name, codes in table.codes.items()})
-    page = chain.run(
-        Slate(**{**{f.name: getattr(given, f.name) for f in fields(given)}, "items": items}), RuleContext(20)
-    )
+    page = chain.run(replace(given, items=items), RuleContext(20))
     assert len(page.order) == 20
     assert not {1, 7} & set(page.order.tolist())
 
