@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace aitems {
 namespace {
 
-constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+constexpr std::int32_t kNobody = -1;
 
 // The i-th number in [0, 1) of a stream: splitmix64.
 double uniform(std::uint64_t seed, std::uint64_t i) {
@@ -19,9 +20,14 @@ double uniform(std::uint64_t seed, std::uint64_t i) {
 
 class Filler {
  public:
-  Filler(const PageInput& input, double shadow_price) : in_(input), shadow_price_(shadow_price), placed_items_(in_.k), placed_codes_(in_.k * in_.spacings.size()) {
-    next_.resize(in_.organic_count + 1);
-    for (std::size_t i = 0; i <= in_.organic_count; ++i) next_[i] = i + 1;  // next_[i]: place after the i-th, from 1; 0 = head
+  Filler(const PageInput& input, double shadow_price)
+      : in_(input),
+        shadow_price_(shadow_price),
+        next_(in_.organic_count + 1),
+        placed_items_(in_.k),
+        placed_codes_(in_.k * in_.spacings.size()),
+        full_(in_.spacings.size()) {
+    std::iota(next_.begin(), next_.end(), std::size_t{1});
     page_.rows.reserve(in_.k);
     page_.relaxed.reserve(in_.k);
     page_.is_ad.reserve(in_.k);
@@ -44,7 +50,7 @@ class Filler {
     return page_;
   }
 
- // Whether an ad that was worth its position was refused, for what it would have cost organic items.
+  // Whether an ad that was worth its position was refused, for what it would have cost organic items.
   bool budget_binds() const { return budget_binds_; }
 
  private:
@@ -54,77 +60,109 @@ class Filler {
     return static_cast<std::size_t>(found);
   }
 
-  std::int32_t row_at(std::size_t place) const { return in_.organic[place - 1]; }
+  bool of_page(const Spacing& rule) const { return rule.window >= in_.k; }
+
+  // Says which codes have no room at the next position. Those of rules over the whole page only become more; see `place`.
+  void list_full() {
+    const std::size_t placed = page_.rows.size();
+    for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
+      const Spacing& rule = in_.spacings[r];
+      if (of_page(rule)) continue;
+      full_[r].clear();
+      const std::int32_t* const codes = placed_codes_.data() + r * in_.k;
+      const std::size_t from = placed - std::min(placed, rule.window - 1);
+      for (std::size_t p = from; p < placed; ++p)
+        if (count(codes, from, p + 1, codes[p]) == rule.cap) full_[r].push_back(codes[p]);
+    }
+  }
+
+  bool no_room(std::size_t r, std::int32_t row) const {
+    const std::int32_t code = in_.spacings[r].codes[row];
+    return code >= 0 && count(full_[r].data(), 0, full_[r].size(), code) > 0;
+  }
+
+  bool on_page(std::int32_t row) const { return count(placed_items_.data(), 0, page_.rows.size(), in_.items[row]) > 0; }
 
   bool fits(std::int32_t row, int level) const {
     if (in_.levels[row] > level) return false;
-    const std::size_t placed = page_.rows.size();
-    if (count(placed_items_.data(), 0, placed, in_.items[row]) > 0) return false;
-    for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
-      const Spacing& rule = in_.spacings[r];
-      const std::int32_t code = rule.codes[row];
-      if (code < 0 || rule.relax_level <= level) continue;
-      if (count(placed_codes_.data() + r * in_.k, placed - std::min(placed, rule.window - 1), placed, code) >= rule.cap) return false;
-    }
-    return true;
+    for (std::size_t r = 0; r < in_.spacings.size(); ++r)
+      if (in_.spacings[r].relax_level > level && no_room(r, row)) return false;
+    return !on_page(row);
   }
 
-  // The place in the list before the first row that fits (and is cold, where asked), or kNone.
-  std::size_t find(int level, bool cold) const {
-    for (std::size_t before = 0; next_[before] <= in_.organic_count; before = next_[before]) {
-      const std::int32_t row = row_at(next_[before]);
-      if ((!cold || in_.cold->cold[row]) && fits(row, level)) return before;
+  // The first organic row that fits (and is cold, where asked). Rows that are gone leave the list that is walked without relaxing,
+  // so that a value that has its share is not walked over at every position.
+  std::int32_t find(int level, bool cold) {
+    if (level > 0) {
+      for (std::size_t i = 0; i < in_.organic_count; ++i)
+        if (fits(in_.organic[i], level)) return in_.organic[i];
+      return kNobody;
     }
-    return kNone;
+    for (std::size_t before = 0; next_[before] <= in_.organic_count;) {
+      const std::size_t at = next_[before];
+      const std::int32_t row = in_.organic[at - 1];
+      bool fitting = !cold || in_.cold->cold[row], gone = in_.levels[row] > 0;
+      for (std::size_t r = 0; r < in_.spacings.size() && !gone; ++r) {
+        if (!no_room(r, row)) continue;
+        fitting = false;
+        gone = of_page(in_.spacings[r]);
+      }
+      if (fitting && !gone) {
+        if (!on_page(row)) return row;
+        gone = true;
+      }
+      if (gone)
+        next_[before] = next_[at];
+      else
+        before = at;
+    }
+    return kNobody;
   }
 
   void place(std::int32_t row, int level, bool ad, double propensity) {
     const std::size_t p = page_.rows.size();
     placed_items_[p] = in_.items[row];
-    for (std::size_t r = 0; r < in_.spacings.size(); ++r) placed_codes_[r * in_.k + p] = in_.spacings[r].codes[row];
+    for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
+      const Spacing& rule = in_.spacings[r];
+      std::int32_t* const codes = placed_codes_.data() + r * in_.k;
+      codes[p] = rule.codes[row];
+      if (of_page(rule) && count(codes, 0, p + 1, codes[p]) == rule.cap) full_[r].push_back(codes[p]);
+    }
     page_.rows.push_back(row);
     page_.relaxed.push_back(static_cast<std::uint8_t>(level));
     page_.is_ad.push_back(ad);
     page_.propensity.push_back(static_cast<float>(propensity));
   }
 
-  void take(std::size_t before, int level, double propensity = 1) {
-    place(row_at(next_[before]), level, false, propensity);
-    next_[before] = next_[next_[before]];
-  }
-
   void fill(std::size_t p, const std::vector<double>* expected) {
+    list_full();
     int level = 0;
-    std::size_t before = find(0, false);
-    if (in_.exploration && in_.exploration->slots[p] && explore(p, before)) return;
-    const std::size_t ad = expected ? next_ad() : kNone;
-    while (before == kNone && level < in_.relax_levels) before = find(++level, false);
-    if (ad != kNone && ad_pays(p, ad, before, *expected)) {
-      place(in_.ads[ad], 0, true, 1);
+    std::int32_t row = find(0, false);
+    if (in_.exploration && in_.exploration->slots[p] && row != kNobody) {
+      explore(p, row);
+      return;
+    }
+    const std::int32_t ad = expected ? next_ad() : kNobody;
+    while (row == kNobody && level < in_.relax_levels) row = find(++level, false);
+    if (ad != kNobody && ad_pays(p, ad, row, *expected)) {
+      place(ad, 0, true, 1);
       ++ads_;
       last_ad_ = p;
       return;
     }
-    if (before == kNone) return;
-    if (in_.cold && !in_.cold->cold[row_at(next_[before])] && cold_due(p)) {
-      const std::size_t found = cold_none_ ? kNone : find(0, true);
-      const double own = in_.scores[row_at(next_[before])];
+    if (row == kNobody) return;
+    if (in_.cold && !in_.cold->cold[row] && cold_due(p)) {
+      const std::int32_t cold = find(0, true);
+      const double own = in_.scores[row];
       // a floor of 0.8 is 0.8 of a score above zero, and 1 / 0.8 of one below
       const double least = own >= 0 ? own * in_.cold->quality_floor : own / std::max(in_.cold->quality_floor, 1e-9);
-      if (found != kNone && in_.scores[row_at(next_[found])] >= least) {
-        take(found, 0);
+      if (cold != kNobody && in_.scores[cold] >= least) {
+        place(cold, 0, false, 1);
         return;
       }
-      cold_none_ = cold_none_ || !any_cold();
       ++page_.cold_missed;
     }
-    take(before, level);
-  }
-
-  bool any_cold() const {
-    for (std::size_t at = next_[0]; at <= in_.organic_count; at = next_[at])
-      if (in_.cold->cold[row_at(at)]) return true;
-    return false;
+    place(row, level, false, 1);
   }
 
   bool cold_due(std::size_t p) const {
@@ -133,24 +171,25 @@ class Filler {
     return in_.cold->share * all - cold_weight_ + in_.cold->dither * in_.weights[p] >= in_.weights[p] * (1 - 1e-9);
   }
 
-  std::size_t next_ad() {
-    if (!in_.ad_rules || ads_ >= in_.ad_rules->max_ads) return kNone;
-    if (ads_ > 0 && page_.rows.size() - last_ad_ <= in_.ad_rules->gap) return kNone;
-    for (std::size_t i = 0; i < in_.ads_count; ++i)
-      if (fits(in_.ads[i], 0)) return i;
-    return kNone;
+  std::int32_t next_ad() const {
+    if (!in_.ad_rules || ads_ >= in_.ad_rules->max_ads) return kNobody;
+    if (ads_ > 0 && page_.rows.size() - last_ad_ <= in_.ad_rules->gap) return kNobody;
+    const std::int32_t* const end = in_.ads + in_.ads_count;
+    const std::int32_t* const found = std::find_if(in_.ads, end, [&](std::int32_t row) { return fits(row, 0); });
+    return found == end ? kNobody : *found;
   }
 
-  double ad_value(std::int32_t row) const {
-    return known(in_.bid, static_cast<std::size_t>(row)) * known(in_.pctr, static_cast<std::size_t>(row)) + in_.ad_rules->organic_weight * in_.scores[row];
+  double ad_value(std::int32_t ad) const {
+    const auto row = static_cast<std::size_t>(ad);
+    return known(in_.bid, row) * known(in_.pctr, row) + in_.ad_rules->organic_weight * in_.scores[row];
   }
 
-  bool ad_pays(std::size_t p, std::size_t ad, std::size_t before, const std::vector<double>& expected) {
+  bool ad_pays(std::size_t p, std::int32_t ad, std::int32_t row, const std::vector<double>& expected) {
     const AdRules& rules = *in_.ad_rules;
     const double multiple = shadow_price_ * (p == 0 ? rules.top_slot_multiple : 1);
     if (std::isinf(multiple)) return false;
-    const double organic = before == kNone ? 0 : rules.organic_weight * in_.scores[row_at(next_[before])];
-    if (!(ad_value(in_.ads[ad]) >= multiple * organic)) return false;
+    const double organic = row == kNobody ? 0 : rules.organic_weight * in_.scores[row];
+    if (!(ad_value(ad) >= multiple * organic)) return false;
     // what it costs to push the organic items from here on down by one position
     double whole = 0, loss = 0;
     for (std::size_t q = 0; q < expected.size(); ++q) whole += in_.weights[q] * expected[q];
@@ -166,14 +205,13 @@ class Filler {
     return true;
   }
 
-  bool explore(std::size_t p, std::size_t before) {
+  // `own`: the row whose turn it is
+  void explore(std::size_t p, std::int32_t own) {
     const Exploration& rule = *in_.exploration;
-    if (before == kNone) return false;
-    const std::int32_t own = row_at(next_[before]);
     std::vector<std::int32_t> rows;
     std::vector<double> chance;
     double sum = 0;
-    std::size_t own_at = kNone;
+    std::size_t own_at = static_cast<std::size_t>(-1);
     for (std::size_t i = 0; i < rule.pool_size; ++i) {
       if (!fits(rule.pool[i], 0)) continue;
       if (rule.pool[i] == own) own_at = rows.size();
@@ -181,7 +219,7 @@ class Filler {
       chance.push_back(rule.chance[i]);
       sum += rule.chance[i];
     }
-    if (own_at == kNone) {
+    if (own_at > rows.size()) {
       own_at = rows.size();
       rows.push_back(own);
       chance.push_back(0);
@@ -203,12 +241,7 @@ class Filler {
     double left = uniform(rule.seed, p);
     std::size_t drawn = 0;
     while (drawn + 1 < n && (left -= chance[drawn]) >= 0) ++drawn;
-    for (std::size_t at = 0; next_[at] <= in_.organic_count; at = next_[at])
-      if (row_at(next_[at]) == rows[drawn]) {
-        take(at, 0, chance[drawn]);
-        return true;
-      }
-    return false;
+    place(rows[drawn], 0, false, chance[drawn]);
   }
 
   static double known(const float* values, std::size_t row) { return values && std::isfinite(values[row]) ? values[row] : 0; }
@@ -223,10 +256,11 @@ class Filler {
   const PageInput& in_;
   const double shadow_price_;
   Page page_;
-  std::vector<std::size_t> next_;
+  std::vector<std::size_t> next_;  // next_[i]: the place, from 1, of the organic row that is walked to after the i-th; 0 = the first
   std::vector<std::int32_t> placed_items_, placed_codes_;  // of the positions so far; codes a rule after the other
+  std::vector<std::vector<std::int32_t>> full_;            // for each rule the codes that have no room now
   double cold_weight_ = 0, loss_ = 0;
-  bool cold_none_ = false, budget_binds_ = false;
+  bool budget_binds_ = false;
   std::size_t ads_ = 0, last_ad_ = 0;
 };
 

@@ -490,3 +490,13 @@ def test_the_page_of_the_docs_is_true() -> None:
 
 def test_the_example_of_the_user_mode_is_true() -> None:
     assert doctest.testmod(mode).failed == 0
+
+
+def test_a_filter_after_exploration_still_gives_true_propensities() -> None:
+    in_stock = np.array([True, False, True, True, False, True])
+    given = plain(6, in_stock=in_stock)
+    rules = [{"rule": "exploration", "slots": [1], "pool": 6, "floor": 0.05, "ceiling": 0.6}, {"rule": "stock"}]
+    chain = Chain.from_config({"rules": rules})
+    pages = [chain.run(given, RuleContext(1, seed=seed)) for seed in range(3000)]
+    assert all(in_stock[page.order[0]] and page.propensities[0] < 1 for page in pages)
+    assert np.mean([1 / page.propensities[0] for page in pages]) == pytest.approx(4, abs=0.3)

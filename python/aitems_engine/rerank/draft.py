@@ -42,7 +42,7 @@ class Draft:
     organic, ads : int32 arrays
         Rows that may be shown, in order of preference.
     levels : uint8 array, shape (n,)
-        0 = may be shown; l = only where relaxing has reached level l.
+        0 = may be shown; l = only where relaxing has reached level l; `NEVER` = never, and not in `organic` or `ads`.
     """
 
     slate: Slate
@@ -61,22 +61,25 @@ class Draft:
         tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.uint8], float, float, float, int] | None
     ) = None
     filtered: int = 0
+    soft: bool = False
+    """Whether `organic` has rows that are there for relaxing only."""
 
     def drop(self, rows: Flags, level: int = NEVER) -> str | None:
         """Take rows out, for good or up to a level of relaxing."""
         self.filtered = int(np.count_nonzero(rows))
         if not self.filtered:
             return None
+        np.maximum(self.levels, level, out=self.levels, where=rows)
         if level == NEVER:
             self.organic = self.organic[~rows[self.organic]]
             self.ads = self.ads[~rows[self.ads]]
         else:
-            np.maximum(self.levels, level, out=self.levels, where=rows)
+            self.soft = True
         return ""
 
     def best(self, pool: int) -> npt.NDArray[np.int32]:
         """Return the first organic rows that may be shown without relaxing anything."""
-        if not self.levels.any():
+        if not self.soft:
             return self.organic[:pool]
         rows: npt.NDArray[np.int32] = self.organic[self.levels[self.organic] == 0][:pool]
         return rows
