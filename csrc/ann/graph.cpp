@@ -40,7 +40,7 @@ void Walk::score_fresh(const AnnGraphKernels& simd, const AnnRowCodes& table, co
 void Walk::run(const Segment& segment, const AnnGraphKernels& simd, const AnnQuery& query, const std::vector<std::uint32_t>& lists, int beam) {
   const Graph& graph = segment.graph;
   const AnnRowCodes table = graph.table(segment.dim);
-  const std::size_t stride = static_cast<std::size_t>(table.stride), degree = static_cast<std::size_t>(graph.degree);
+  const std::size_t stride = static_cast<std::size_t>(table.stride);
   capacity_ = static_cast<std::size_t>(beam);
   pool_.clear();
   pool_.reserve(capacity_ + 1);
@@ -70,12 +70,16 @@ void Walk::run(const Segment& segment, const AnnGraphKernels& simd, const AnnQue
     const std::uint32_t here = row(next_);
     pool_[next_++] &= ~kOpen;
     fresh_.clear();
-    const std::uint32_t* neighbours = graph.neighbours.data() + here * degree;
-    for (std::size_t i = 0; i < degree && neighbours[i] < segment.rows; ++i) meet(neighbours[i]);  // also ends at a row that a damaged file made up
+    const auto [first, last] = graph.edges(here);
+    for (std::size_t edge = first; edge < last; ++edge) {
+      const std::uint32_t to = graph.neighbour(edge);
+      if (to >= segment.rows) break;  // also a row that a damaged file made up
+      meet(to);
+    }
     score_fresh(simd, table, query);
     if (next_ < pool_.size()) {
-      const std::uint32_t* ahead = graph.neighbours.data() + row(next_) * degree;
-      for (std::size_t at = 0; at < degree; at += 16) __builtin_prefetch(ahead + at);
+      const auto [begin, end] = graph.edges(row(next_));
+      for (const std::uint8_t* at = graph.place(begin); at < graph.place(end); at += 64) __builtin_prefetch(at);
     }
   }
   for (std::uint32_t word : touched_) seen_[word] = 0;

@@ -9,6 +9,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/column.hpp"
@@ -22,11 +24,16 @@ constexpr int kGraphDegreeMax = 256;
 constexpr int kWalkLists = 16;  // a walk starts from the first rows of so many lists
 constexpr std::uint32_t kNoRow = 0xffffffffu;
 
+constexpr std::size_t kNarrowRows = std::size_t{1} << 24;  // up to so many rows a neighbour is held in three bytes
+constexpr std::size_t kEdgeBytes = 4;  // read at a time, so that as many lie from the start of the last neighbour on
+
 constexpr int graph_code_stride(int dim) { return (dim + 63) / 64 * 64; }
 
 struct Graph {
-  int degree = 0;                     // 0: no graph
-  Column<std::uint32_t> neighbours;   // rows x degree; ended by kNoRow
+  int degree = 0;                     // most neighbours of a row; 0: no graph
+  int width = 0;                      // bytes of a neighbour: 3 or 4
+  Column<std::uint32_t> starts;       // rows + 1: the first edge of each row; empty (files of version 2): `degree` a row, ended by kNoRow
+  Column<std::uint8_t> neighbours;    // edges x width
   Column<std::uint8_t> codes;         // rows x stride, row-major
   Column<std::uint8_t> levels;        // rows: which of `scales`
   Column<float> scales;               // 256, falling
@@ -35,7 +42,18 @@ struct Graph {
   std::size_t reached = 0;            // rows that can be reached now: all
 
   bool empty() const { return degree == 0; }
-  std::size_t bytes() const { return neighbours.bytes() + codes.bytes() + levels.bytes() + scales.bytes() + biases.bytes(); }
+  std::size_t bytes() const { return starts.bytes() + neighbours.bytes() + codes.bytes() + levels.bytes() + scales.bytes() + biases.bytes(); }
+  // The edges of a row: [first, second). A row that they lead to is none if it is beyond the rows there are: then there are no more.
+  std::pair<std::size_t, std::size_t> edges(std::size_t row) const {
+    const std::size_t most = static_cast<std::size_t>(degree);
+    return starts.empty() ? std::pair{row * most, (row + 1) * most} : std::pair<std::size_t, std::size_t>{starts[row], starts[row + 1]};
+  }
+  const std::uint8_t* place(std::size_t edge) const { return neighbours.data() + edge * static_cast<std::size_t>(width); }
+  std::uint32_t neighbour(std::size_t edge) const {
+    std::uint32_t row;
+    std::memcpy(&row, place(edge), sizeof(row));
+    return width == 3 ? row & 0xffffffu : row;
+  }
   AnnRowCodes table(int dim) const {
     return {codes.data(), levels.data(), scales.data(), biases.empty() ? nullptr : biases.data(), graph_code_stride(dim)};
   }

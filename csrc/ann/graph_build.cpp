@@ -1,10 +1,13 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
+#include <string>
 
 #include "ann/candidates.hpp"
 #include "ann/graph.hpp"
 #include "ann/segment.hpp"
+#include "base/error.hpp"
 #include "base/thread_pool.hpp"
 #include "simd/kernels.hpp"
 
@@ -58,7 +61,7 @@ class Builder {
     Graph graph;
     link_unreachable(graph);
     graph.degree = static_cast<int>(degree_);
-    graph.neighbours = Column<std::uint32_t>(std::move(edges_));
+    pack_edges(graph);
     graph.codes = Column<std::uint8_t>(std::move(codes_));
     graph.levels = Column<std::uint8_t>(std::move(levels_));
     graph.scales = Column<float>(std::move(scales_));
@@ -365,6 +368,28 @@ class Builder {
       ++graph.linked;
     }
     graph.reached = s_.rows - static_cast<std::size_t>(std::count(parents.begin(), parents.end(), kNoRow));
+  }
+
+  // One row's edges behind the other's, without the empty places.
+  void pack_edges(Graph& graph) {
+    AlignedBuffer<std::uint32_t> starts(s_.rows + 1);
+    std::size_t edges = 0;
+    for (std::size_t row = 0; row < s_.rows; ++row) {
+      starts[row] = static_cast<std::uint32_t>(edges);
+      edges += static_cast<std::size_t>(end_of_edges(row) - edges_of(row));
+    }
+    if (edges > kNoRow) throw Error(ErrorKind::kInvalidInput, "a graph holds at most 2^32 - 1 edges, this one has " + std::to_string(edges) + "; take a smaller degree");
+    starts[s_.rows] = static_cast<std::uint32_t>(edges);
+    graph.width = s_.rows <= kNarrowRows ? 3 : 4;
+    const std::size_t width = static_cast<std::size_t>(graph.width);
+    AlignedBuffer<std::uint8_t> packed(edges * width + kEdgeBytes - width);
+    for (std::size_t row = 0; row < s_.rows; ++row) {
+      std::uint8_t* at = packed.data() + starts[row] * width;
+      for (const std::uint32_t* to = edges_of(row); to < end_of_edges(row); ++to, at += width) std::memcpy(at, to, width);
+    }
+    graph.starts = Column<std::uint32_t>(std::move(starts));
+    graph.neighbours = Column<std::uint8_t>(std::move(packed));
+    edges_ = {};
   }
 
   const Segment& s_;

@@ -10,7 +10,7 @@
 namespace aitems::ann {
 namespace {
 
-constexpr SectionKind kIndexFile{"AITEMSAN", 2, ErrorKind::kIndexFormat, "index file", 1};
+constexpr SectionKind kIndexFile{"AITEMSAN", 3, ErrorKind::kIndexFormat, "index file", 1};
 enum Meta { kMetric, kFormat, kDim, kLists, kItems, kRows, kListsAsked, kIterations, kSeed, kAttributes, kMetaSize };
 constexpr std::int64_t kAttributesMax = 1024;
 
@@ -43,7 +43,7 @@ CodeTable read_codes(const SectionFile& file, const Segment& s, std::size_t rows
   return table;
 }
 
-// Neighbours are not looked through: a walk stops at one that is no row.
+// Neighbours are not looked through: a walk stops at one that is no row. Version 2 has `degree` of four bytes a row, and no starts.
 Graph read_graph(const SectionFile& file, const Segment& s) {
   Graph graph;
   const Column<std::int64_t> meta = sized<std::int64_t>(file, "g.meta", 3);
@@ -51,7 +51,16 @@ Graph read_graph(const SectionFile& file, const Segment& s) {
   graph.degree = static_cast<int>(meta[0]);
   graph.linked = static_cast<std::size_t>(meta[1]);
   graph.reached = static_cast<std::size_t>(meta[2]);
-  graph.neighbours = sized<std::uint32_t>(file, "g.neighbours", s.rows * static_cast<std::size_t>(graph.degree));
+  const bool packed = file.has("g.starts");
+  std::size_t edges = s.rows * static_cast<std::size_t>(graph.degree);
+  graph.width = packed && s.rows <= kNarrowRows ? 3 : 4;
+  if (packed) {
+    graph.starts = sized<std::uint32_t>(file, "g.starts", s.rows + 1);
+    edges = graph.starts[s.rows];
+    check_ascending(file, "g.starts", graph.starts, edges);
+  }
+  const std::size_t width = static_cast<std::size_t>(graph.width);
+  graph.neighbours = sized<std::uint8_t>(file, "g.neighbours", edges * width + kEdgeBytes - width);
   graph.codes = sized<std::uint8_t>(file, "g.codes", s.rows * static_cast<std::size_t>(graph_code_stride(s.dim)));
   graph.levels = sized<std::uint8_t>(file, "g.levels", s.rows);
   graph.scales = sized<float>(file, "g.scales", 256);
@@ -138,6 +147,7 @@ void save_index(const Index& index, const std::string& notes, const std::string&
   const std::int64_t graph_meta[] = {s.graph.degree, static_cast<std::int64_t>(s.graph.linked), static_cast<std::int64_t>(s.graph.reached)};
   if (!s.graph.empty()) {
     writer.add("g.meta", graph_meta, sizeof(graph_meta));
+    if (!s.graph.starts.empty()) writer.add("g.starts", s.graph.starts);
     writer.add("g.neighbours", s.graph.neighbours);
     writer.add("g.codes", s.graph.codes);
     writer.add("g.levels", s.graph.levels);

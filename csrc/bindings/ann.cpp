@@ -238,7 +238,14 @@ py::dict graph(const Index& index) {
   const ann::Segment& s = *now->segment;
   const auto array = [](const auto& column) { return py::array(static_cast<py::ssize_t>(column.size()), column.data()); };
   py::dict out;
-  out["neighbours"] = array(s.graph.neighbours);
+  const py::ssize_t degree = s.graph.degree, rows = static_cast<py::ssize_t>(s.rows);
+  py::array_t<std::uint32_t> neighbours({rows, degree});
+  std::fill_n(neighbours.mutable_data(), neighbours.size(), ann::kNoRow);
+  for (std::size_t row = 0; row < s.rows && degree > 0; ++row) {
+    const auto [first, last] = s.graph.edges(row);
+    for (std::size_t edge = first; edge < last; ++edge) neighbours.mutable_at(row, edge - first) = s.graph.neighbour(edge);
+  }
+  out["neighbours"] = neighbours;
   out["codes"] = array(s.graph.codes);
   out["levels"] = array(s.graph.levels);
   out["scales"] = array(s.graph.scales);

@@ -369,7 +369,7 @@ class AnnIndex:
         Notes
         -----
         Packs like `compact` first. Beside a writer, the file holds the items of one moment of the call. Format:
-        csrc/ann/index_file.hpp, version 2.
+        csrc/ann/index_file.hpp, version 3.
         """
         packed = self._writer().merge(1)
         file.save(packed, Path(path), self._strings, self._attributes, self._info)
