@@ -80,6 +80,7 @@ void Walk::run(const Segment& segment, const AnnGraphKernels& simd, const AnnQue
     if (next_ < pool_.size()) {
       const auto [begin, end] = graph.edges(row(next_));
       for (const std::uint8_t* at = graph.place(begin); at < graph.place(end); at += 64) __builtin_prefetch(at);
+      if (next_ + 1 < pool_.size() && !graph.starts.empty()) __builtin_prefetch(&graph.starts[row(next_ + 1)]);
     }
   }
   for (std::uint32_t word : touched_) seen_[word] = 0;
