@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aitems_engine.engine import Engine as Engine
+    from aitems_engine.recommendation import Request as Request
 
 __version__ = version("aitems-engine")
-__all__ = ["Engine", "__version__"]
+__all__ = ["Engine", "Request", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from aitems_engine.engine import Engine
 
         return Engine
+    if name == "Request":
+        from aitems_engine.recommendation import Request
+
+        return Request
     raise AttributeError(f"module 'aitems_engine' has no attribute '{name}'")

@@ -17,12 +17,12 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from aitems_engine import __version__
 from aitems_engine.errors import BundleError
@@ -35,6 +35,8 @@ MAX_PARTS = 64
 MAX_PART_BYTES = 64 << 30
 # parts that are read into memory as a whole (JSON, CSV); weights are memory-mapped
 MAX_READ_BYTES = 256 << 20
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -110,6 +112,28 @@ class Bundle:
             bundle._check(part, verify)
         return bundle
 
+    @classmethod
+    def open_as(cls, path: str | Path, make: Callable[[Bundle], T], *, verify: bool = True) -> T:
+        """Open a bundle and return what `make` makes of it, from one directory even where it is swapped meanwhile.
+
+        All parts come from the directory that was there at the start; when it is removed before they are read, reading
+        starts again with the new one.
+
+        Raises
+        ------
+        BundleError
+            As `open`, and what `make` raises.
+        """
+        path = Path(path)
+        for _ in range(5):
+            with _pinned(path) as directory:
+                try:
+                    return make(cls.open(path, verify=verify, directory=directory))
+                except BundleError:
+                    if not _replaced(path, directory):
+                        raise
+        raise BundleError(f"bundle '{path}' keeps changing while it is opened")
+
     def file(self, name: str) -> Path:
         """Return the path of a part.
 
@@ -118,13 +142,11 @@ class Bundle:
         BundleError
             The bundle has no such part.
         """
-        if name not in self.parts:
-            raise BundleError(f"bundle '{self.path}': no part '{name}'; it has {', '.join(sorted(self.parts))}")
-        return self._directory / name
+        return self._directory / self._part(name).name
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a small part, checked against the manifest while they are read."""
-        part = self.parts[self.file(name).name]
+        part = self._part(name)
         if part.bytes > MAX_READ_BYTES:
             raise BundleError(
                 f"bundle '{self.path}': part '{name}' has {part.bytes} bytes, the limit is {MAX_READ_BYTES}"
@@ -134,6 +156,16 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise self._foreign(part, hashlib.sha256(data).hexdigest())
         return data
+
+    def _part(self, name: str) -> Part:
+        if name not in self.parts:
+            raise BundleError(f"bundle '{self.path}': no part '{name}'; it has {', '.join(sorted(self.parts))}")
+        return self.parts[name]
+
+    def inside(self, prefix: str) -> Bundle:
+        """Return the bundle that was put into this one with `prefix` before the names of its parts."""
+        own = {name.removeprefix(prefix): part for name, part in self.parts.items() if name.startswith(prefix)}
+        return replace(self, parts=MappingProxyType(own))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a part that holds one JSON object."""
@@ -177,6 +209,29 @@ class Bundle:
             raise BundleError(f"bundle '{self.path}': part '{part.name}' cannot be read: {error.strerror}") from None
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _pinned(path: Path) -> Iterator[Path]:
+    """Hold the directory that is at `path` now, so that its parts are read from no other one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield path  # `Bundle.open` says what is wrong
+        return
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _replaced(path: Path, directory: Path) -> bool:
+    if directory == path:
+        return False
+    try:
+        return not os.path.samefile(path, directory)
+    except OSError:
+        return True
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:

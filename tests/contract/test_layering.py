@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "types", "config", "_native", "_records"},
     {"ann", "catalog", "events", "text"},
     {"bundle", "runtime", "embedding", "category", "retrieval", "ranking", "rerank"},
+    {"recommendation"},
     {"engine"},
     {"streaming", "serving"},
     {"simulator", "evaluation", "training"},  # import the domain; nothing below imports them

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aitems_engine.bundle import Bundle
@@ -22,54 +18,13 @@ WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 EXECUTIONS, MODES = ("native", "onnx"), ("int8", "exact")
 
 
-def load_classifier(path: Path, *, execution: str, mode: str, verify: bool) -> tuple[Bundle, CategoryClassifier]:
-    """Open a bundle and build its classifier; see `Engine.open`.
-
-    Notes
-    -----
-    A bundle may be swapped while it is read. All parts come from the directory that was there at the start; when it is
-    removed before they are read, reading starts again with the new one.
-    """
+def load_classifier(bundle: Bundle, *, execution: str, mode: str) -> CategoryClassifier:
+    """Return the classifier of an opened bundle; see `Engine.open`."""
     if execution not in EXECUTIONS or mode not in MODES:
         raise InvalidInputError(
             f"execution must be one of {', '.join(EXECUTIONS)} and mode one of {', '.join(MODES)}, "
             f"got '{execution}' and '{mode}'"
         )
-    for _ in range(5):
-        with _pinned(path) as directory:
-            try:
-                bundle = Bundle.open(path, verify=verify, directory=directory)
-                return bundle, _build(bundle, execution, mode)
-            except BundleError:
-                if not _replaced(path, directory):
-                    raise
-    raise BundleError(f"bundle '{path}' keeps changing while it is opened")
-
-
-@contextlib.contextmanager
-def _pinned(path: Path) -> Iterator[Path]:
-    """Hold the directory that is at `path` now, so that its parts are read from no other one."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield path  # `Bundle.open` says what is wrong
-        return
-    try:
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-
-
-def _replaced(path: Path, directory: Path) -> bool:
-    if directory == path:
-        return False
-    try:
-        return not os.path.samefile(path, directory)
-    except OSError:
-        return True
-
-
-def _build(bundle: Bundle, execution: str, mode: str) -> CategoryClassifier:
     from aitems_engine.text import Tokenizer
 
     settings = ClassifierSettings.from_json(bundle.read_json(SETTINGS))

@@ -24,7 +24,9 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("train", "retrieval"): ("train_retrieval", "train a retriever on events: popularity, item-knn, ease, gf-cf, ials"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
     ("classify",): ("classify", "categories for the products of a file"),
-    ("recommend",): ("recommend", "items for every history of a file"),
+    ("bundle", "build"): ("bundle_build", "catalogue, retrievers, ranker, rules and classifier as one bundle"),
+    ("recommend",): ("recommend", "items for a user from a bundle, or for every history of a file"),
+    ("explain",): ("explain", "how a page came about, made again from its trace"),
     ("evaluate", "retrieval"): ("evaluate_retrieval", "recall and NDCG of retrievers over the whole catalogue"),
     ("evaluate", "category"): (
         "evaluate_category",
@@ -33,6 +35,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
 }
 GROUPS = {
     "ann": "nearest-neighbour search",
+    "bundle": "put trained models together",
     "simulate": "make data with known truth",
     "train": "train models",
     "evaluate": "measure models and write reports",

@@ -1,33 +1,88 @@
-"""Recommend items for every history of a file, offline: user_id, rank, item_id, score.
+"""Recommend items: one page from a bundle, or the best items for every history of a file from one retriever.
 
-Users and items that the model never saw are fine: an unknown item of a history is left out; an empty history gets
-what is popular from `popularity`, nothing from the others.
+With --bundle, one request goes through all stages: retrievers, ranker, rules. With --model, a retriever answers every
+history of a file offline: user_id, rank, item_id, score. Users and items that are not known are fine: an unknown item
+of a history is left out, and a user without history gets what is popular.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-EXAMPLES = """  aitems recommend --model model --histories histories.txt --k 20 --exclude-seen --out top.parquet
+EXAMPLES = """  aitems recommend --bundle engine --user u00000001 --k 20 --explain
+  aitems recommend --bundle engine --history p00000007,p00000123 --placement item --context query=운동화
+  aitems recommend --model model --histories histories.txt --k 20 --exclude-seen --out top.parquet
   aitems recommend --model model --out top.csv --k 10      # the users the model was trained on
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `aitems recommend`."""
-    parser.add_argument("--model", required=True, type=Path, help="directory written by `aitems train retrieval`")
-    parser.add_argument("--histories", type=Path, help="file of events (default: the histories of the training)")
-    parser.add_argument("--k", type=int, default=20, help="items a user (default 20)")
-    parser.add_argument("--exclude-seen", action="store_true", help="leave out items of the history")
-    parser.add_argument("--out", required=True, type=Path, help=".parquet, .csv, .tsv or .jsonl")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--k", type=int, default=20, help="items (default 20)")
+    one = parser.add_argument_group("one page, from a bundle")
+    add = one.add_argument
+    add("--bundle", type=Path, help="directory written by `aitems bundle build`")
+    add("--user", help="user whose history the bundle knows")
+    add("--history", default="", metavar="ITEM,ITEM,...", help="items, oldest first, in place of what is known")
+    add("--placement", default="home", help="recipe of the bundle (default home)")
+    add("--context", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    add("--request", type=Path, help="file with the whole request as JSON, in place of the above")
+    add("--explain", action="store_true", help="show stages and rules")
+    add("--trace", type=Path, help="file to write the trace to, for `aitems explain`")
+    many = parser.add_argument_group("every history of a file, from one retriever")
+    add = many.add_argument
+    add("--model", type=Path, help="directory written by `aitems train retrieval`")
+    add("--histories", type=Path, help="file of events (default: the histories of the training)")
+    add("--exclude-seen", action="store_true", help="leave out items of the history")
+    add("--out", type=Path, help=".parquet, .csv, .tsv or .jsonl")
+    add(
         "--column", action="append", default=[], metavar="FIELD=NAME", help="column of a field, where it is not guessed"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Recommend and write."""
+    """Recommend and print or write."""
+    from aitems_engine.errors import InvalidInputError
+
+    if (args.bundle is None) == (args.model is None):
+        raise InvalidInputError("give --bundle for one page or --model for a file of histories; see --help")
+    if args.bundle is not None:
+        _one_page(args)
+    elif args.out is None:
+        raise InvalidInputError("--model writes a file; name it with --out")
+    else:
+        _every_history(args)
+
+
+def _one_page(args: argparse.Namespace) -> None:
+    from aitems_engine.cli.explain import show
+    from aitems_engine.engine import Engine
+    from aitems_engine.errors import InvalidInputError
+    from aitems_engine.recommendation import Request
+
+    if args.request:
+        try:
+            request = Request.from_dict(json.loads(args.request.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInputError(f"{args.request} is not JSON: {error}") from None
+    else:
+        context = dict(option.partition("=")[::2] for option in args.context)
+        history = [item for item in args.history.split(",") if item]
+        request = Request(args.user, history, context, args.placement, args.k)
+    page = Engine.open(args.bundle).recommend(request)
+    if args.explain:
+        show(page)
+    else:
+        for item, score in zip(page.item_ids, page.scores.tolist(), strict=True):
+            print(f"{item}\t{score:.6f}")
+    if args.trace:
+        args.trace.write_text(json.dumps(page.trace.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _every_history(args: argparse.Namespace) -> None:
     import numpy as np
 
     from aitems_engine.catalog.columns import parse_column_options

@@ -152,17 +152,28 @@ class Interactions:
     def over(self, item_ids: Sequence[str]) -> Interactions:
         """Return the same histories over another catalogue; interactions with items that it lacks are left out."""
         position = {item: i for i, item in enumerate(item_ids)}
-        new = np.array([position.get(item, -1) for item in self.item_ids] or [-1], np.int64)
-        items = new[self.items]
+        new = np.array([position.get(item, -1) for item in self.item_ids], np.int32)
+        return self.translated(new, list(item_ids))
+
+    def translated(self, positions: IntVector, item_ids: list[str]) -> Interactions:
+        """Return the same histories over another catalogue.
+
+        Parameters
+        ----------
+        positions : int32 array, shape (num_items,)
+            Where each item lies in `item_ids`; -1 leaves its interactions out.
+        item_ids : list of str
+        """
+        items = positions[self.items]
         known = items >= 0
-        splits = np.concatenate([[0], np.cumsum(known)])[self.splits]
+        unknown = len(items) - int(np.count_nonzero(known))
         return Interactions(
             self.user_ids,
-            list(item_ids),
-            splits.astype(np.int64),
-            items[known].astype(np.int32),
+            item_ids,
+            np.concatenate([[0], np.cumsum(known)])[self.splits],
+            items[known],
             self.times[known],
-            {**self.counts, "unknown_items": int((~known).sum())},
+            {**self.counts, "unknown_items": unknown},
         )
 
 

@@ -155,7 +155,7 @@ def open_ranker(bundle: Bundle, items: ItemTable) -> tuple[FeatureSet, Ranker]:
         ids = json.loads(bundle.read(COUNTED).decode())
         counts = _aligned(ids, read_safetensors(bundle.file(COUNTS))["counts"], items)
         features = FeatureSet.from_json(bundle.read_json(FEATURES), items, counts)
-        found = {FEATURES: features.digest, MODEL: bundle.parts[bundle.file(MODEL).name].sha256}
+        found = {FEATURES: features.digest, MODEL: bundle.parts[MODEL].sha256}
         for part, key in ((FEATURES, "features"), (MODEL, "model")):
             if head[key] != found[part]:
                 raise ModelMismatchError(

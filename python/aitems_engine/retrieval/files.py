@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from aitems_engine.ann import AnnIndex
 from aitems_engine.bundle import Bundle, write_bundle
-from aitems_engine.errors import BundleError, DataError, IndexFormatError, InvalidInputError, require_extra
+from aitems_engine.errors import BundleError, DataError, IndexFormatError, InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval.ease import Ease
 from aitems_engine.retrieval.gf_cf import GfCf
@@ -28,7 +27,7 @@ from aitems_engine.retrieval.item_knn import ItemKnn
 from aitems_engine.retrieval.nearest import INDEXED_FROM, build_index
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
-from aitems_engine.runtime import read_safetensors
+from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
 KINDS: dict[str, type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials]] = {
     c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials)
@@ -66,7 +65,9 @@ def save_retriever(
     parts[_ITEMS] = json.dumps(list(retriever.item_ids), ensure_ascii=False)
     if histories is not None:
         parts[_USERS] = json.dumps(histories.user_ids, ensure_ascii=False)
-        parts[_HISTORIES] = _packed({"splits": histories.splits, "items": histories.items, "times": histories.times})
+        parts[_HISTORIES] = safetensors_bytes(
+            {"splits": histories.splits, "items": histories.items, "times": histories.times}
+        )
     return write_bundle(path, parts, config={"retriever": parts[_MODEL]})
 
 
@@ -111,7 +112,7 @@ def retriever_parts(
         What is worth knowing about the training, as JSON values.
     """
     head = {"kind": retriever.kind, "settings": dict(retriever.settings()), "facts": dict(facts or {})}
-    arrays = _packed(retriever.arrays())
+    arrays = safetensors_bytes(retriever.arrays())
     parts: dict[str, bytes | str | Path] = {
         prefix + _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         prefix + _ARRAYS: arrays,
@@ -140,6 +141,7 @@ def read_retriever(bundle: Bundle, item_ids: list[str], *, prefix: str = "") -> 
     try:
         arrays = read_safetensors(bundle.file(prefix + _ARRAYS))
         retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
+        _check_scores(retriever)
         if prefix + _INDEX not in bundle.parts or not isinstance(retriever, Ials):
             return retriever
         index = AnnIndex.open(bundle.file(prefix + _INDEX), dim=retriever.vectors.shape[1], verify=False)
@@ -154,11 +156,14 @@ def read_retriever(bundle: Bundle, item_ids: list[str], *, prefix: str = "") -> 
     return replace(retriever, index=index)
 
 
-def _packed(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    require_extra("train", "safetensors")
-    from safetensors.numpy import save
-
-    return bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+def _check_scores(retriever: Retriever) -> None:
+    """Raise unless the arrays are over all items: the last one is asked about."""
+    n = len(retriever.item_ids)
+    last = np.arange(n - 1, n, dtype=np.int32)[-1:] if n else np.zeros(0, np.int32)
+    one = Interactions([""], list(retriever.item_ids), np.array([0, len(last)]), last, np.full(len(last), -1))
+    found = retriever.scores(one).shape
+    if found != (1, n):
+        raise DataError(f"it scores {found[1]} items, but there are {n}")
 
 
 def _strings(bundle: Bundle, part: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aitems_engine.runtime.native_scorer import NativeScorer
 from aitems_engine.runtime.onnx_scorer import OnnxScorer
-from aitems_engine.runtime.safetensors import read_safetensors
+from aitems_engine.runtime.safetensors import read_safetensors, safetensors_bytes
 from aitems_engine.runtime.scorer import ScorerInputs, TextScorer
 
-__all__ = ["NativeScorer", "OnnxScorer", "ScorerInputs", "TextScorer", "read_safetensors"]
+__all__ = ["NativeScorer", "OnnxScorer", "ScorerInputs", "TextScorer", "read_safetensors", "safetensors_bytes"]

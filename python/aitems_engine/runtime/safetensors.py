@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aitems_engine.errors import DataError
+from aitems_engine.errors import DataError, require_extra
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -82,6 +83,14 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]
     if end != len(data):
         raise DataError(f"{path}: {len(data) - end} bytes after the last tensor belong to none")
     return tensors
+
+
+def safetensors_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Return the bytes of a safetensors file with the given tensors; needs the package of that name."""
+    require_extra("train", "safetensors")
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
 
 
 def _header(path: Path, raw: bytes) -> dict[str, Any]:

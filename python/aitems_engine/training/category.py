@@ -570,11 +570,13 @@ def verify_bundle(path: Path, products: Products, expected: npt.NDArray[np.float
 
     Returns the largest difference of a probability; raises ModelMismatchError where it exceeds 1e-4.
     """
+    from aitems_engine.bundle import Bundle
     from aitems_engine.category.loading import load_classifier
 
+    bundle = Bundle.open(path)
     largest = 0.0
     for execution in ("native", "onnx"):
-        _, classifier = load_classifier(path, execution=execution, mode="exact", verify=True)
+        classifier = load_classifier(bundle, execution=execution, mode="exact")
         inputs = classifier.prepare(products.title, products.mall_category)
         difference = float(np.abs(classifier.scorer.probabilities(inputs) - expected).max())
         if not difference <= EXECUTION_TOLERANCE:

@@ -1,0 +1,62 @@
+"""Explain a page from its trace: make it again from the same bundle, and show what every stage and rule did.
+
+A trace comes from `aitems recommend --bundle ... --trace trace.json`, or is `response.trace.to_dict()` as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aitems_engine.recommendation import Response
+
+EXAMPLES = """  aitems recommend --bundle engine --user u00000001 --trace trace.json
+  aitems explain --bundle engine --trace trace.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aitems explain`."""
+    parser.add_argument("--bundle", required=True, type=Path, help="the bundle that answered")
+    parser.add_argument("--trace", required=True, type=Path, help="file of the trace")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay, compare and show; 1 where the replay differs."""
+    from aitems_engine.engine import Engine
+    from aitems_engine.errors import InvalidInputError
+    from aitems_engine.recommendation import Trace
+
+    try:
+        values = json.loads(args.trace.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{args.trace} is not JSON: {error}") from None
+    trace = Trace.from_dict(values)
+    page = Engine.open(args.bundle).replay(trace)
+    same = page.item_ids == trace.item_ids and page.scores.tolist() == trace.scores
+    print(f"request {trace.request.request_id}, placement {trace.request.placement}, bundle {trace.bundle_digest[:12]}")
+    print("replay: the same items and scores" if same else "replay: DIFFERENT from the trace; please report this")
+    show(page)
+    return 0 if same else 1
+
+
+def show(page: Response) -> None:
+    """Print a page with where its items came from, its stages, and what its rules cost."""
+    for place, item in enumerate(page.items, 1):
+        found = ", ".join(f"{o.retriever} #{o.rank}" for o in item.provenance) or "popular: nobody found it"
+        ad = " ad" if item.is_ad else ""
+        print(
+            f"{place:4} {item.item_id:<16} {item.score:9.5f}  pctr {item.pctr:.4f}  pcvr {item.pcvr:.4f}{ad}  {found}"
+        )
+    print("stage                      us  entered    left")
+    for stage in page.trace.stages:
+        print(f"{stage.name:<20} {stage.microseconds:8.0f} {stage.entered:8} {stage.left:7}  {stage.outcome}")
+    for entry in page.trace.ledger:
+        print("rule " + "  ".join(f"{name} {value}" for name, value in entry.items()))
+    for flag in page.flags:
+        print(f"note: {flag}")
+    if page.short_reason:
+        print(f"short: {page.short_reason}")

@@ -1,0 +1,24 @@
+"""Recommendation requests: what is asked, the stages it passes, the page that comes of it. Read `recommender` first."""
+
+from __future__ import annotations
+
+from aitems_engine.recommendation.loading import DEFAULT_CONFIG, load_recommender, read_ads, recommender_parts
+from aitems_engine.recommendation.recommender import Ads, Recommender
+from aitems_engine.recommendation.request import HistoryEvent, Request
+from aitems_engine.recommendation.response import Origin, RecommendedItem, Response, Stage, Trace
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "Ads",
+    "HistoryEvent",
+    "Origin",
+    "RecommendedItem",
+    "Recommender",
+    "Request",
+    "Response",
+    "Stage",
+    "Trace",
+    "load_recommender",
+    "read_ads",
+    "recommender_parts",
+]

@@ -1,0 +1,182 @@
+"""What the shop gets: `Response`, and the `Trace` that says how it came about and lets it be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aitems_engine.errors import InvalidInputError
+from aitems_engine.recommendation.request import Request
+from aitems_engine.rerank import Reranked
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A retriever that found an item: its name, the item's rank there (from 1) and its score."""
+
+    retriever: str
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """One place of the page.
+
+    Attributes
+    ----------
+    item_id : str
+    score : float
+        The objective, or the merged retrieval score where ranking fell back (`Response.flags` says so).
+    provenance : tuple of Origin
+        Every retriever that found it, in the order of the placement; "fallback" where none did.
+    pctr, pcvr : float
+        Predicted probabilities of a click, and of a purchase after a click; NaN without a ranker.
+    is_ad : bool
+        To be disclosed to the user.
+    propensity : float
+        Probability with which this item came to this place; 1 where nothing was drawn.
+    """
+
+    item_id: str
+    score: float
+    provenance: tuple[Origin, ...]
+    pctr: float
+    pcvr: float
+    is_ad: bool
+    propensity: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the way: what it took, what came in and out, and whether it went as planned."""
+
+    name: str
+    microseconds: float
+    entered: int
+    left: int
+    outcome: str = "ok"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """How a page came about; enough to make it again.
+
+    Attributes
+    ----------
+    request : Request
+        With the timestamp and id that were used.
+    bundle_digest : str
+        Of the bundle that answered; only that one can answer it again.
+    stages : tuple of Stage
+    reranked : Reranked, optional
+        What the rules did; None in a trace that was read from JSON: a replay makes it again.
+    flags : tuple of str
+        What did not go as planned.
+    item_ids, scores : the page
+    """
+
+    request: Request
+    bundle_digest: str
+    stages: tuple[Stage, ...]
+    reranked: Reranked | None
+    flags: tuple[str, ...]
+    item_ids: list[str]
+    scores: list[float]
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        """What each rule took out, dropped, moved and cost; empty in a trace that was read from JSON."""
+        return [] if self.reranked is None else [entry._asdict() for entry in self.reranked.ledger]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trace as JSON values."""
+        return {
+            "request": self.request.to_dict(),
+            "bundle_digest": self.bundle_digest,
+            "stages": [vars(stage) for stage in self.stages],
+            "ledger": self.ledger,
+            "flags": list(self.flags),
+            "item_ids": self.item_ids,
+            "scores": self.scores,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trace:
+        """Return the trace that JSON values describe.
+
+        Raises
+        ------
+        InvalidInputError
+            They are not a trace's.
+        """
+        try:
+            return cls(
+                Request.from_dict(values["request"]),
+                str(values["bundle_digest"]),
+                tuple(
+                    Stage(
+                        str(s["name"]), float(s["microseconds"]), int(s["entered"]), int(s["left"]), str(s["outcome"])
+                    )
+                    for s in values["stages"]
+                ),
+                None,
+                tuple(map(str, values["flags"])),
+                list(map(str, values["item_ids"])),
+                list(map(float, values["scores"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"this is not a trace of this engine: {error!r:.200}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A page of recommendations, best first.
+
+    Attributes
+    ----------
+    item_ids : list of str
+    scores : float64 array, shape (len(item_ids),)
+    trace : Trace
+    short_reason : str, optional
+        Why there are fewer items than asked for.
+    next_cursor : str, optional
+        For `Request.cursor` of the next page; None where there can be none.
+    """
+
+    item_ids: list[str]
+    scores: npt.NDArray[np.float64]
+    trace: Trace
+    short_reason: str | None
+    next_cursor: str | None
+    _columns: Mapping[str, Any] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What did not go as planned: fallbacks, unknown items, rules that were relaxed."""
+        return self.trace.flags
+
+    @cached_property
+    def items(self) -> list[RecommendedItem]:
+        """Each place with its provenance and predictions."""
+        of = self._columns
+        origins = [
+            tuple(
+                Origin(name, rank, score)
+                for name, rank, score in zip(of["sources"], ranks, scores, strict=True)
+                if rank
+            )
+            for ranks, scores in zip(of["ranks"].tolist(), of["source_scores"].tolist(), strict=True)
+        ]
+        columns = (of[name].tolist() for name in ("pctr", "pcvr", "is_ad", "propensity"))
+        return [
+            RecommendedItem(*row) for row in zip(self.item_ids, self.scores.tolist(), origins, *columns, strict=True)
+        ]
