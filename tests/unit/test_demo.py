@@ -16,7 +16,7 @@ for module in ("torch", "pyarrow", "confluent_kafka", "tqdm", "matplotlib"):
 def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AITEMS_DATA", raising=False)
     out = tmp_path / "out"
-    options = "--train 1500 --leaves 20 --stream 2000 --epochs 2 --threads 1 --out"
+    options = "--train 1500 --leaves 20 --stream 2000 --epochs 2 --users 600 --threads 1 --out"
     assert demo.main([*options.split(), str(out)]) == 0
     shown = capsys.readouterr().out
     for expected in ("throughput: ", "p50 ", "p99 ", "accuracy against the truth: ", "label noise: ", "report: "):
@@ -25,6 +25,10 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     assert shown.count("%  ") >= 10
     assert (out / "report" / "report.html").exists()
     assert (out / "bundle" / "manifest.json").exists()
+    assert shown.count(", who clicked or bought, newest last:") == 3
+    assert "retriever knn" in shown
+    assert "popularity #1" in shown
+    assert (out / "engine" / "manifest.json").exists()
 
 
 @pytest.mark.slow

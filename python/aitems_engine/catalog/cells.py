@@ -89,3 +89,16 @@ def time_ms(value: Any) -> int:
     if not 0 <= milliseconds <= MAX_TIME_MS:
         raise ValueError(f"{value} is not a time between 1970 and 9999")
     return milliseconds
+
+
+def whole_number(value: Any) -> int:
+    """A whole number from 0 to 2^31 - 1; empty is 0."""
+    if value is None or value == "":
+        return 0
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 20:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError(f"must be a whole number from 0 to {(1 << 31) - 1}, got {str(value)[:40]}")
+    return value

@@ -1,4 +1,5 @@
-"""The main job on one screen: make a shop, train a classifier, stream products through Kafka into categories, report.
+"""The main job on one screen: make a shop, train a classifier, stream products through Kafka into categories, report,
+and recommend for three users.
 
 Without outside data a Korean shop with known truth is simulated; with AITEMS_DATA set (or --data) the real electronics
 titles of danawa/products.tsv are used. The broker is librdkafka's in-memory one, in a process of its own; the worker is
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine.cli.demo_recommend import recommend
 from aitems_engine.errors import AitemsError, ConfigError, DataError, StreamError, require_extra
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ PACED_SECONDS = 5.0
 PACED_SHARE = 0.4
 SILENCE_S = 60.0
 REPORT_ROWS = 5000
+PAGES = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--train", type=int, default=40_000, help="simulated products to train on (default 40000)")
     add("--leaves", type=int, default=300, help="leaves of the simulated shop (default 300)")
     add("--stream", type=int, default=50_000, help="products to stream (default 50000)")
+    add(
+        "--users",
+        type=int,
+        default=3000,
+        help="simulated users to recommend for; 0 = no recommendations (default 3000)",
+    )
     add("--epochs", type=int, default=6, help="of the training (default 6)")
     add("--threads", type=int, default=0, help="of the training (default: all cores)")
     add("--seed", type=int, default=1)
@@ -93,7 +102,12 @@ def simulated(args: argparse.Namespace) -> DemoData:
     from aitems_engine.simulator import simulate_shop
 
     shop = simulate_shop(
-        args.out / "shop", products=args.train + args.stream, leaves=args.leaves, seed=args.seed, progress=True
+        args.out / "shop",
+        products=args.train + args.stream,
+        leaves=args.leaves,
+        seed=args.seed,
+        users=args.users,
+        progress=True,
     )
     products = read_products(shop.products, require=("title", "category"))
     truth = pq.read_table(shop.truth, columns=["true_category"])["true_category"].to_pylist()
@@ -371,6 +385,9 @@ def run(args: argparse.Namespace) -> None:
     print("examples:")
     print_examples(data, results, args.seed)
     page = write_report(data, result, args.out)
+    if args.users and not args.data:
+        heading(f"recommendations, from what {args.users} users did")
+        recommend(args.out / "shop", args.out, PAGES, args.seed)
     heading("done")
     print(f"report: {page}\nbundle: {result.bundle}\nworker's log: {args.out / 'worker.log'}")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if same else 1
 
 
-def show(page: Response) -> None:
+def show(page: Response, titles: Mapping[str, str] | None = None) -> None:
     """Print a page with where its items came from, its stages, and what its rules cost."""
     for place, item in enumerate(page.items, 1):
         found = ", ".join(f"{o.retriever} #{o.rank}" for o in item.provenance) or "popular: nobody found it"
@@ -51,11 +52,17 @@ def show(page: Response) -> None:
         print(
             f"{place:4} {item.item_id:<16} {item.score:9.5f}  pctr {item.pctr:.4f}  pcvr {item.pcvr:.4f}{ad}  {found}"
         )
+        if titles is not None:
+            print(f"       {titles[item.item_id][:100]}")
     print("stage                      us  entered    left")
     for stage in page.trace.stages:
         print(f"{stage.name:<20} {stage.microseconds:8.0f} {stage.entered:8} {stage.left:7}  {stage.outcome}")
-    for entry in page.trace.ledger:
-        print("rule " + "  ".join(f"{name} {value}" for name, value in entry.items()))
+    print("rule                 filtered  dropped   moved   clicks    revenue")
+    for entry in page.trace.reranked.ledger if page.trace.reranked else ():
+        print(
+            f"{entry.rule:<20} {entry.filtered:8} {entry.dropped:8} {entry.moved:7} {entry.delta_clicks:+8.4f} "
+            f"{entry.delta_revenue:+10.2f}  {entry.note}"
+        )
     for flag in page.flags:
         print(f"note: {flag}")
     if page.short_reason:

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine.errors import InvalidInputError
 from aitems_engine.evaluation.binary import bootstrap_auc, bootstrap_grouped_auc, log_loss
 from aitems_engine.evaluation.metrics import ReliabilityBins, reliability_bins
 from aitems_engine.evaluation.pages import Page
 from aitems_engine.evaluation.plots import measures, reliability
-from aitems_engine.ranking import Examples, Predictions
+from aitems_engine.events.impressions import ImpressionLog
+from aitems_engine.ranking import Examples, FeatureSet, Predictions
+from aitems_engine.ranking.examples import impressions_query, labels
 
 Interval = tuple[float, float, float]
 # a bootstrap sorts the rows once a sample
@@ -54,6 +57,29 @@ class OutputScores:
             "ece": self.bins.error,
             "expected_over_observed": self.ratio,
         }
+
+
+def examples_since(log: ImpressionLog, features: FeatureSet, since: int, *, window_ms: int) -> Examples:
+    """Return the impressions from a time on, with features and counts as of each and labels as of the log's end.
+
+    Parameters
+    ----------
+    log : ImpressionLog
+        Over the catalogue of the features.
+    features : FeatureSet
+    since : int
+        Milliseconds since 1970.
+    window_ms : int
+        A purchase counts when it came within this time after the click.
+    """
+    first, last = int(np.searchsorted(log.page_times, since)), len(log.page_times)
+    if first == last:
+        raise InvalidInputError("no impression is as new as the test of the models: give later events")
+    rows = slice(int(log.pages[first]), len(log))
+    batch = features.gather(impressions_query(log).requests(first, last))
+    users = np.repeat(log.page_users, np.diff(log.pages))[rows].astype(np.int64)
+    click, purchase, known = labels(log, rows, window_ms=window_ms)
+    return Examples(batch.codes, batch.dense, click, purchase, users, log.times[rows], known)
 
 
 def evaluate_ranker(predictions: Predictions, examples: Examples) -> dict[str, OutputScores]:

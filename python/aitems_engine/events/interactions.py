@@ -76,8 +76,8 @@ class Interactions:
         when = np.full(n, -1, np.int64) if times is None else np.asarray(times, np.int64)
         if len(items) != n or when.shape != (n,):
             raise InvalidInputError(f"users, items and times must have one length, got {n}, {len(items)}, {len(when)}")
-        user_ids, user_of = _numbered(users)
-        item_ids, item_of = _numbered(items)
+        user_ids, user_of = numbered(users)
+        item_ids, item_of = numbered(items)
         order = np.lexsort((when, user_of))  # stable
         splits = np.zeros(len(user_ids) + 1, np.int64)
         np.cumsum(np.bincount(user_of, minlength=len(user_ids)), out=splits[1:])
@@ -177,7 +177,8 @@ class Interactions:
         )
 
 
-def _numbered(values: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    number: dict[str, int] = {}
+def numbered(values: Sequence[Any]) -> tuple[list[Any], npt.NDArray[np.int64]]:
+    """Return the distinct values in the order of their first occurrence, and each value's number."""
+    number: dict[Any, int] = {}
     positions = np.fromiter((number.setdefault(v, len(number)) for v in values), np.int64, len(values))
     return list(number), positions

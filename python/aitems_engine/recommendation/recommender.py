@@ -29,6 +29,7 @@ from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of
 from aitems_engine.rerank import RuleContext, Slate
 from aitems_engine.retrieval import Candidates, Retriever
 from aitems_engine.retrieval.merge import Merged, merge
+from aitems_engine.retrieval.retriever import contained
 
 IntVector = npt.NDArray[np.int32]
 # the newest events of a history that retrievers and features see
@@ -367,9 +368,9 @@ class Recommender:
         if "in_stock" in needs and "in_stock" in numbers:
             columns["in_stock"] = numbers["in_stock"] > 0
         if "seen" in needs:
-            columns["seen"] = np.isin(items, one.history)
+            columns["seen"] = contained(items, np.sort(one.history))
         if "bought" in needs:
-            columns["bought"] = np.isin(items, one.bought)
+            columns["bought"] = contained(items, np.sort(one.bought))
         if self.ads is not None:
             columns |= {"is_ad": ~np.isnan(pool.bids), "bid": pool.bids}
         return Slate(items, scores, pctr, pcvr, numbers.get("price"), codes=_Codes(self.items, items), **columns)

@@ -6,7 +6,7 @@ A user is the solution of a small least-squares problem over the items of the hi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -40,10 +40,15 @@ class Ials:
     l2: float
     l2_exponent: float
     index: AnnIndex | None = None
+    _gram: npt.NDArray[np.float32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_gram", self.vectors.T @ self.vectors)
 
     def queries(self, histories: Interactions) -> FloatMatrix:
         """See `VectorRetriever.queries`."""
-        return solve_side(histories.splits, histories.items, self.vectors, self.unobserved, self.l2, self.l2_exponent)
+        settings = self.unobserved, self.l2, self.l2_exponent
+        return solve_side(histories.splits, histories.items, self.vectors, *settings, self._gram)
 
     def scores(self, histories: Interactions) -> FloatMatrix:
         """See `Retriever.scores`."""
@@ -76,14 +81,16 @@ def solve_side(
     unobserved: float,
     l2: float,
     exponent: float,
+    gram: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return the vectors of one side given the other's, float32 (len(splits) - 1, rank).
 
-    Each solves (unobserved * O'O + sum of o o' + reg * I) x = sum of o over its observed rows o of `others`.
+    Each solves (unobserved * O'O + sum of o o' + reg * I) x = sum of o over its observed rows o of `others`; `gram` is
+    O'O where it is known.
     """
     lengths = np.diff(splits)
     rank = others.shape[1]
-    gram = unobserved * (others.T @ others)
+    unseen = unobserved * (others.T @ others if gram is None else gram)
     regularisation = l2 * (lengths + unobserved * len(others)) ** exponent
     out = np.zeros((len(lengths), rank), np.float32)
     order = np.argsort(lengths, kind="stable")
@@ -97,7 +104,7 @@ def solve_side(
         used = np.arange(longest) < lengths[rows][:, None]
         index = np.minimum(splits[rows][:, None] + np.arange(longest), len(columns) - 1)
         observed = others[columns[index]] * used[:, :, None]
-        a = np.matmul(observed.transpose(0, 2, 1), observed) + gram
+        a = np.matmul(observed.transpose(0, 2, 1), observed) + unseen
         a[:, np.arange(rank), np.arange(rank)] += regularisation[rows][:, None]
         out[rows] = np.linalg.solve(a, observed.sum(1)[:, :, None])[:, :, 0]
         begin += size

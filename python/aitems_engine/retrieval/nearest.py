@@ -20,6 +20,8 @@ from aitems_engine.retrieval.retriever import (
 
 # With fewer items the product with all of them costs no more than a search.
 INDEXED_FROM = 20_000
+# Share of allowed items from which on hits are thinned out instead of searching with a filter.
+_MOST = 0.1
 
 
 class VectorRetriever(Retriever, Protocol):
@@ -64,14 +66,29 @@ def nearest(
     items = np.full((len(histories), k), -1, np.int32)
     scores = np.full((len(histories), k), -np.inf, np.float32)
     lengths = np.diff(histories.splits)
-    somebody = np.flatnonzero(lengths)
-    if len(somebody):
-        known = histories if len(somebody) == len(histories) else histories.take(somebody)
-        # what was seen is dropped from as many more hits, which is cheaper than a filter for each history
-        more = min(k + (int(lengths.max()) if exclude_seen else 0), histories.num_items)
-        only = None if allowed is None else Filter.bitmap(allowed)
-        hits = index.search(retriever.queries(known), more, only)
-        items[somebody], scores[somebody] = without_seen(
-            hits.ids.astype(np.int32), hits.scores, known if exclude_seen else None, k
-        )
+    rows = np.flatnonzero(lengths)
+    if not len(rows):
+        return Candidates(items, scores, retriever.kind)
+    known = histories if len(rows) == len(histories) else histories.take(rows)
+    queries = retriever.queries(known)
+    # what was seen is dropped from as many more hits, which is cheaper than a filter for each history
+    more = k + (int(lengths.max()) if exclude_seen else 0)
+    share = 1.0 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+    if share >= _MOST:
+        # so is what is not allowed, where most items are; a row that gets too few is searched again with the filter
+        wide = min(histories.num_items, int(more / share * 1.1) if allowed is not None else more)
+        hits = index.search(queries, wide)
+        found = hits.ids.astype(np.int32)
+        if allowed is not None:
+            found[~allowed[found]] = -1
+        items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
+        if allowed is None or wide == histories.num_items:
+            return Candidates(items, scores, retriever.kind)
+        short = items[rows, -1] < 0
+        rows, known, queries = rows[short], known.take(short), queries[short]
+    if len(rows):
+        assert allowed is not None
+        hits = index.search(queries, min(more, histories.num_items), Filter.bitmap(allowed))
+        found = hits.ids.astype(np.int32)
+        items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
     return Candidates(items, scores, retriever.kind)

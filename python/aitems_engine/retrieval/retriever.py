@@ -205,7 +205,7 @@ def seen_keys(histories: Interactions) -> npt.NDArray[np.int64]:
     return np.sort(histories.users() * np.int64(histories.num_items) + histories.items)
 
 
-def contained(values: npt.NDArray[np.int64], ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def contained(values: npt.NDArray[np.integer[Any]], ascending: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
     """Return which values are among the others; for few of these faster than `numpy.isin`, which sorts all."""
     if not len(ascending):
         return np.zeros(values.shape, bool)
