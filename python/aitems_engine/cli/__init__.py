@@ -30,6 +30,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("explain",): ("explain", "how a page came about, made again from its trace"),
     ("evaluate", "retrieval"): ("evaluate_retrieval", "recall and NDCG of retrievers over the whole catalogue"),
     ("evaluate", "ranking"): ("evaluate_ranking", "AUC, gAUC, log loss and calibration of rankers on impressions"),
+    ("evaluate", "policy"): ("evaluate_policy", "what another policy would have earned, from a log: IPS, SNIPS, DR"),
     ("evaluate", "category"): (
         "evaluate_category",
         "accuracy, calibration and coverage of a bundle on labelled products",
