@@ -1,8 +1,9 @@
 """Estimate from a log what another policy would have earned: IPS, SNIPS and, with predictions, DR.
 
-The log is a table (Parquet, CSV, TSV, JSONL) with a row for each item shown: reward, propensity (with which it was shown; pages log
-it, see docs/reranking.md), target_propensity (with which the judged policy would have shown it), and, for DR,
-predicted and predicted_target (the model's reward of what was shown, and its expectation under the judged policy).
+The log is a table (Parquet, CSV, TSV, JSONL) with a row for each item shown: reward, propensity (with which it was
+shown; pages log it, see docs/reranking.md), target_propensity (with which the judged policy would have shown it), and,
+for DR, predicted and predicted_target (the model's reward of what was shown, and its expectation under the judged
+policy).
 """
 
 from __future__ import annotations
