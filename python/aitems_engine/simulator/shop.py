@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from aitems_engine import __version__
 from aitems_engine.errors import InvalidInputError, require_extra
 from aitems_engine.simulator.ceiling import Ceiling
+from aitems_engine.simulator.event_files import write_users
 from aitems_engine.simulator.malls import STATES, Malls
 from aitems_engine.simulator.titles import Slots, Titles
-from aitems_engine.simulator.tree import Tree, build_tree, leaf_counts
-from aitems_engine.simulator.users import Items, check_users, simulate_impressions, write_users
+from aitems_engine.simulator.tree import Tree, build_tree, leaf_counts, season_demand
+from aitems_engine.simulator.users import simulate_log
+from aitems_engine.simulator.world import DAY_MS, Categories, Items, World, check_users
 from aitems_engine.simulator.writing import Writer
 
 CHUNK = 20_000
 MAX_PRODUCTS = 100_000_000
 IMBALANCE = 1000.0
 FIRST_DAY_MS = 1_672_498_800_000  # 2023-01-01 00:00 in Seoul
-DAY_MS = 86_400_000
 DAYS = 731  # two years, one of them a leap year
 NOISE_KINDS = ("none", "sibling", "pair", "random")
 NOISE_SHARES = (0.6, 0.25, 0.15)  # of the wrong labels: a neighbour in the section, the leaf's usual mix-up, any leaf
@@ -45,7 +46,7 @@ class SimulatedShop:
     num_products: int
     num_leaves: int
     users: tuple[Path, ...] = ()
-    """events, impressions_truth and users_truth, where users were asked for."""
+    """The files named in `event_files.FILES`, where users were asked for."""
 
 
 def simulate_shop(
@@ -61,7 +62,7 @@ def simulate_shop(
 ) -> SimulatedShop:
     """Write a shop into the folder `out`: products.parquet, truth.parquet, taxonomy.csv, manifest.json, README.md.
 
-    With users also events.parquet, impressions_truth.parquet and users_truth.parquet (users.py).
+    With users also the files named in `event_files.FILES`.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ def simulate_shop(
     writer = Writer(titles)
     ceiling = Ceiling(titles, malls, counts)
     starts = range(0, products, CHUNK)
-    prices = np.zeros(products if users else 0)
+    prices, mall_of = np.zeros(products if users else 0), np.zeros(products if users else 0, np.int32)
     with (
         pq.ParquetWriter(shop.products, product_schema()) as rows,
         pq.ParquetWriter(shop.truth, truth_schema()) as facts,
@@ -136,7 +137,7 @@ def simulate_shop(
             ceiling.add(leaf[part], slots, mall)
             price = titles.prices(tree.noun[leaf[part]], price_rng)
             if users:
-                prices[part] = price
+                prices[part], mall_of[part] = price, mall.mall
             ids = [f"{i:010d}" for i in range(part.start + 1, part.stop + 1)]
             image = [f"images/{m[-2:]}/{i}.jpg" for m, i in zip((malls.ids[m] for m in mall.mall), ids, strict=True)]
             rows.write_table(
@@ -154,12 +155,15 @@ def simulate_shop(
             facts.write_table(truth_table(ids, tree.leaf_ids[leaf[part]], noise[part], slots, mall.state))
     if users:
         product_ids = np.char.zfill(np.arange(1, products + 1).astype(str), 10)
-        last = FIRST_DAY_MS + DAYS * DAY_MS
-        seen = simulate_impressions(
-            Items(tree.noun[leaf], prices, when), users, FIRST_DAY_MS, last, np.random.default_rng(user_seed)
+        world = World.draw(
+            Items(tree.noun[leaf], leaf, mall_of, prices, when),
+            Categories.of_rows(tree.rows, type_peaks(tree)),
+            users,
+            FIRST_DAY_MS,
+            FIRST_DAY_MS + DAYS * DAY_MS,
+            rng := np.random.default_rng(user_seed),
         )
-        names = [name or "기타" for name in tree.noun_names]
-        shop = replace(shop, users=write_users(folder, *seen, product_ids, prices, names))
+        shop = replace(shop, users=write_users(folder, world, *simulate_log(world, rng), product_ids))
     describe(shop, counts, ceiling.accuracy(), {"seed": seed, "label_noise": label_noise, "imbalance": imbalance})
     return shop
 
@@ -202,13 +206,19 @@ def arrange(
     peak = tree.peak_month[leaf]
     for season in range(13):
         rows = np.flatnonzero(peak == season)
-        away = np.minimum((month - season) % 12, (season - month) % 12)
-        weight = growth if season == 0 else growth * (0.15 + 1.5 * np.exp(-0.5 * (away / 1.3) ** 2))
+        weight = growth * season_demand(season, month)
         picked = np.searchsorted(np.cumsum(weight / weight.sum())[:-1], rng.random(len(rows)))
         day[rows] = (picked + rng.random(len(rows))) * (DAYS / 24)
     when = FIRST_DAY_MS + (day * DAY_MS).astype(np.int64)
     order = np.argsort(when, kind="stable")
     return leaf[order], when[order]
+
+
+def type_peaks(tree: Tree) -> NDArray[np.int8]:
+    """Return the peak month of each product type, 0 without a season."""
+    peaks = np.zeros(len(tree.noun_names), np.int8)
+    peaks[tree.noun] = tree.peak_month
+    return peaks
 
 
 def mislabel(

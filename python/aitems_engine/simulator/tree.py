@@ -185,3 +185,10 @@ def leaf_counts(tree: Tree, products: int, imbalance: float, rng: np.random.Gene
     bounds = np.floor(np.cumsum(expected) + rng.random())
     bounds[-1] = products
     return np.diff(np.minimum(bounds, products), prepend=0.0).astype(np.int64)
+
+
+def season_demand(peak_month: NDArray[np.int8] | int, month: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how much is wanted in a month (1-12): most in the peak month, a tenth far from it; 1 without one."""
+    away = np.minimum((month - peak_month) % 12, (peak_month - month) % 12)
+    demand: NDArray[np.float64] = np.where(peak_month == 0, 1.0, 0.15 + 1.5 * np.exp(-0.5 * (away / 1.3) ** 2))
+    return demand

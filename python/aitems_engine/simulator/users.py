@@ -1,189 +1,221 @@
-"""Users of the simulated shop: tastes, sessions, pages with positions, clicks and purchases, and why they happened.
+"""What users did in the simulated shop: sessions, pages with positions, clicks and what came of them.
 
-A session shows one page: items of a product type the user likes (or of any type, by how much is sold of it) that were
-on sale by then. An item is clicked when its place was looked at and it appealed; a click becomes a purchase with a
-probability of its own, hours or days later. Both probabilities are kept, so that estimates can be measured by them.
-Everything is drawn in whole columns; a user is never looped over.
+A session is goal-oriented or not. One that is looks for a leaf, mostly by a search, and sees a page or two of its
+product type; another one looks around: at the home page, a category, or what a broad search finds, for longer. The shop
+of the log shows what it believes to be good: of two draws from what is on sale, the one of higher reputation, in no
+order; it knows nothing of an item younger than NEW_DAYS. Everything is drawn in whole columns from the truth of
+world.py, and the truth of each session and each item shown is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aitems_engine.errors import InvalidInputError
+from aitems_engine.simulator.world import DAY_MS, FLOATS, INTS, NEW_DAYS, World, crowd_above, month_of
 
 PAGE = 10
-SESSIONS = 8.0  # mean of a user; log-normal, so that a few come often
-TASTES = 4  # product types a user likes, at most
-LOYAL = 0.8  # share of sessions among what the user likes
-EYE = 0.6  # a place is looked at with probability position ** -EYE
+LOYAL = 0.8  # share of sessions, and of places of the home page, of what the user likes
+EXACT = 0.4  # share of places after a search that show the wanted leaf, not only its type
 DELAY_HOURS = 18.0  # mean time from a click to its purchase
-MAX_USERS = 10_000_000
-KINDS = ("impression", "click", "purchase")
+PLACEMENTS = ("home", "category", "search")
 
 
-@dataclass(frozen=True)
-class Items:
-    """What users see of the products, by position: in the order of registration."""
+@dataclass(frozen=True, eq=False)
+class Sessions:
+    """One row a session; arrays of one length."""
 
+    user: NDArray[np.int32]
+    start: NDArray[np.int64]
+    """Milliseconds since 1970."""
+    goal: NDArray[np.bool_]
+    """Whether it is goal-oriented: known to the truth only."""
+    wanted_leaf: NDArray[np.int32]
+    """What a goal-oriented session looks for, -1 in others: known to the truth only."""
+    placement: NDArray[np.int8]
+    """Index into PLACEMENTS."""
+    query: NDArray[np.int32]
+    """Index into the queries of the categories, -1 without one."""
     product_type: NDArray[np.int32]
-    price: NDArray[np.float64]
-    registered_at: NDArray[np.int64]
+    """What the pages are of; -1 where several types are shown."""
+    section: NDArray[np.int32]
+    """The section that the pages are of; -1 for the whole shop."""
+    places: NDArray[np.int64]
+    """How many items are shown, where there are as many."""
+
+    def take(self, rows: INTS | NDArray[np.bool_]) -> Sessions:
+        """Return some of the sessions."""
+        return Sessions(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @property
+    def month(self) -> NDArray[np.int64]:
+        """1-12."""
+        return month_of(self.start)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Impressions:
     """One row an item shown; arrays of one length, by session and position."""
 
-    user: NDArray[np.int32]
     session: NDArray[np.int64]
     item: NDArray[np.int64]
     position: NDArray[np.int32]
-    shown_at: NDArray[np.int64]
-    click_probability: NDArray[np.float64]
-    purchase_probability: NDArray[np.float64]
+    """From 1 through all pages of the session."""
+    click_probability: FLOATS
+    purchase_probability: FLOATS
     """Given a click."""
     clicked: NDArray[np.bool_]
-    purchased: NDArray[np.bool_]
+    would_purchase: NDArray[np.bool_]
+    """Whether a click would have become a purchase: drawn for all, so that a model of purchases can be measured on
+    everything that was shown."""
+    carted: NDArray[np.bool_]
+    liked: NDArray[np.bool_]
+    dwell_ms: NDArray[np.int64]
     delay_ms: NDArray[np.int64]
+    """From a click to its purchase."""
+
+    @property
+    def purchased(self) -> NDArray[np.bool_]:
+        """Clicked, and it became a purchase."""
+        return self.clicked & self.would_purchase
 
 
-def check_users(users: int) -> None:
-    """Raise unless the number of users can be simulated."""
-    if not 0 <= users <= MAX_USERS:
-        raise InvalidInputError(f"users must be from 0 to {MAX_USERS}, got {users}")
-
-
-def simulate_impressions(
-    items: Items, users: int, first_ms: int, last_ms: int, rng: np.random.Generator
-) -> tuple[Impressions, NDArray[np.int32], NDArray[np.float32]]:
-    """Return what was shown and what came of it, the types each user likes (users, TASTES), and their weights."""
-    types = int(items.product_type.max()) + 1
-    sold = np.bincount(items.product_type, minlength=types).astype(np.float64)
-    likes = rng.choice(types, (users, TASTES), p=sold / sold.sum()).astype(np.int32)
-    love = rng.dirichlet(np.full(TASTES, 0.6), users).astype(np.float32)
-    quality = rng.standard_normal(len(items.product_type))
-    popular = quality + rng.standard_normal(len(items.product_type))
-
-    count = 1 + rng.poisson(SESSIONS * rng.lognormal(-0.5, 1.0, users))
-    user = np.repeat(np.arange(users, dtype=np.int32), count)
+def simulate_log(world: World, rng: np.random.Generator) -> tuple[Sessions, Impressions]:
+    """Return the sessions of all users from the first to the last day, by user and time, and what was shown in them."""
+    count = 1 + rng.poisson(world.tastes.activity)
+    user = np.repeat(np.arange(len(count), dtype=np.int32), count)
     # more in the second year than in the first, as the shop grows
-    start = first_ms + (np.sqrt(rng.random(len(user)) * 3 + 1) - 1) * (last_ms - first_ms)
+    start = world.first_ms + (np.sqrt(rng.random(len(user)) * 3 + 1) - 1) * (world.last_ms - world.first_ms)
     start = start.astype(np.int64)
-    order = np.lexsort((start, user))
-    start = start[order]
-    loyal = rng.random(len(user)) < LOYAL
-    chosen = (rng.random(len(user))[:, None] > np.cumsum(love[user], 1)[:, :-1]).sum(1)
-    product_type = np.where(loyal, likes[user, chosen], rng.choice(types, len(user), p=sold / sold.sum()))
+    sessions = draw_sessions(world, user, start[np.lexsort((start, user))], rng)
+    session, item, position = draw_pages(world, sessions, rng)
+    return sessions, draw_outcomes(world, sessions, session, item, position, rng)
 
-    # items of a type in the order of registration: those on sale at a time are a prefix
-    by_type = np.argsort(items.product_type, kind="stable")
-    begin = np.searchsorted(items.product_type[by_type], np.arange(types + 1))
-    key = items.product_type[by_type].astype(np.float64) * 2 + (items.registered_at[by_type] - first_ms) / (
-        2.0 * (last_ms - first_ms + 1)
+
+def draw_sessions(
+    world: World, user: NDArray[np.int32], start: NDArray[np.int64], rng: np.random.Generator
+) -> Sessions:
+    """Return what brings users to the shop at the given times; users who want what is not on sale stay away."""
+    categories = world.categories
+    types, leaves = len(categories.type_names), len(categories.leaf_names)
+    goal = rng.random(len(user)) < world.tastes.goal_share[user]
+    product_type = draw_types(world, user, month_of(start), rng)
+    on_sale = world.by_type.on_sale(product_type, start)
+    there = on_sale > 0
+    user, start, goal = user[there], start[there], goal[there]
+    product_type, on_sale = product_type[there], on_sale[there]
+
+    leaf = world.items.leaf[world.by_type.draw(product_type, on_sale, rng)]
+    section = categories.type_section[product_type]
+    # 0 searches for the leaf, 1 for the product type, 2 for the section; 3 opens the category, 4 the home page
+    way = np.where(
+        goal,
+        np.searchsorted([0.55, 0.85, 0.85], rng.random(len(user)), side="right"),
+        np.searchsorted([0.06, 0.16, 0.25, 0.50], rng.random(len(user)), side="right"),
     )
-    at = product_type * 2 + (start - first_ms) / (2.0 * (last_ms - first_ms + 1))
-    on_sale = np.searchsorted(key, at, side="right") - begin[product_type]
-    kept = on_sale > 0
-    user, start, product_type, on_sale = user[kept], start[kept], product_type[kept], on_sale[kept]
+    more = rng.random(len(user))
+    return Sessions(
+        user=user,
+        start=start,
+        goal=goal,
+        wanted_leaf=np.where(goal, leaf, -1).astype(np.int32),
+        placement=np.select([way == 4, way == 3], [0, 1], 2).astype(np.int8),
+        query=np.select([way == 0, way == 1, way == 2], [leaf, leaves + product_type, leaves + types + section], -1),
+        product_type=np.where(np.isin(way, (2, 4)), -1, product_type).astype(np.int32),
+        section=np.where(way == 4, -1, section).astype(np.int32),
+        places=PAGE * (1 + np.where(goal, more < 0.25, (more < 0.6).astype(np.int64) + (more < 0.3))),
+    )
 
-    # the more popular of two draws; newer ones are drawn more often
-    draws = (on_sale[:, None, None] * rng.random((len(user), PAGE, 2)) ** 0.7).astype(np.int64)
-    pair = by_type[begin[product_type][:, None, None] + draws]
-    item = np.where(popular[pair[..., 0]] >= popular[pair[..., 1]], pair[..., 0], pair[..., 1])
-    item.sort(axis=1)
-    first = np.ones(item.shape, bool)
-    first[:, 1:] = item[:, 1:] != item[:, :-1]
-    # shuffled, one row an item
-    rank = np.argsort(np.where(first, rng.random(item.shape), 2.0), axis=1)
-    item, first = np.take_along_axis(item, rank, 1), np.take_along_axis(first, rank, 1)
-    row, place = np.nonzero(first)
-    item, position = item[row, place], (place + 1).astype(np.int32)
 
-    who, liked = user[row], np.zeros(len(row))
-    for taste in range(TASTES):
-        liked += love[who, taste] * (likes[who, taste] == product_type[row])
-    log_price = np.log(np.maximum(np.nan_to_num(items.price[item], nan=1.0), 1.0))
-    dear = (log_price - log_price.mean()) / max(log_price.std(), 1e-9)
-    appeal = 1 / (1 + np.exp(-(-3.6 + 2.5 * np.sqrt(liked) + 0.7 * quality[item])))
-    click_probability = appeal * position**-EYE
-    purchase_probability = 1 / (1 + np.exp(-(-4.2 + 1.5 * np.sqrt(liked) + 0.8 * quality[item] - 0.5 * dear)))
-    clicked = rng.random(len(row)) < click_probability
-    purchased = clicked & (rng.random(len(row)) < purchase_probability)
-    shown = Impressions(
-        user=who,
-        session=row,
-        item=item,
-        position=position,
-        shown_at=start[row],
-        click_probability=click_probability,
-        purchase_probability=purchase_probability,
+def draw_types(world: World, user: INTS, month: INTS, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Return a product type for each row: mostly one that the user likes, and by season."""
+    weights = np.cumsum(world.tastes.weights[user] * world.demand[month[:, None] - 1, world.tastes.types[user]], axis=1)
+    taste = (rng.random(len(user))[:, None] * weights[:, -1:] > weights[:, :-1]).sum(axis=1)
+    kind = np.where(rng.random(len(user)) < LOYAL, world.tastes.types[user, taste], _any_type(world, month, rng))
+    return kind.astype(np.int32)
+
+
+def _any_type(world: World, month: INTS, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Return a product type for each row, by how much is on offer of it and by season."""
+    sold = np.bincount(world.items.product_type, minlength=world.demand.shape[1]) * world.demand
+    shares = np.cumsum(sold, axis=1) / sold.sum(axis=1, keepdims=True)
+    # the twelve distributions stand one after the other
+    found = np.searchsorted((shares + np.arange(12)[:, None]).ravel(), month - 1 + rng.random(len(month)), side="right")
+    return np.asarray(np.minimum(found - (month - 1) * shares.shape[1], shares.shape[1] - 1), np.int32)
+
+
+def draw_place_types(world: World, sessions: Sessions, session: INTS, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Return the product type of each place: the session's, any of its section, or on the home page what is liked."""
+    kind: NDArray[np.int32] = sessions.product_type[session]
+    home = np.flatnonzero((kind < 0) & (sessions.section[session] < 0))
+    kind[home] = draw_types(world, sessions.user[session[home]], sessions.month[session[home]], rng)
+    mixed = np.flatnonzero(kind < 0)
+    section = sessions.section[session[mixed]]
+    sold = np.cumsum(np.bincount(world.items.product_type, minlength=world.demand.shape[1]))
+    end = sold[np.searchsorted(world.categories.type_section, section, side="right") - 1]
+    first = np.searchsorted(world.categories.type_section, section)
+    begin = np.where(first > 0, sold[first - 1], 0)
+    at = begin + (rng.random(len(mixed)) * (end - begin)).astype(np.int64)
+    kind[mixed] = np.searchsorted(sold, at, side="right")
+    return kind
+
+
+def draw_pages(
+    world: World, sessions: Sessions, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Return what the shop of the log showed: session, item and position of each place; no item twice in a session."""
+    session = np.repeat(np.arange(len(sessions.user)), sessions.places)
+    start, kind = sessions.start[session], draw_place_types(world, sessions, session, rng)
+    wanted = sessions.wanted_leaf[session]
+    exact = (wanted >= 0) & (rng.random(len(session)) < EXACT)
+    of_type, of_leaf = world.by_type.on_sale(kind, start), world.by_leaf.on_sale(wanted, start)
+
+    def draw() -> tuple[NDArray[np.int64], FLOATS]:
+        item = np.where(exact, world.by_leaf.draw(wanted, of_leaf, rng), world.by_type.draw(kind, of_type, rng))
+        new = world.items.registered_at[item] > start - NEW_DAYS * DAY_MS
+        return item, np.where(new, -2.0, world.reputation[item])
+
+    (one, one_known), (two, two_known) = draw(), draw()
+    item = np.where(one_known >= two_known, one, two)
+    key = session * np.int64(len(world.quality)) + item
+    first = np.unique(key[item >= 0], return_index=True)[1]
+    session, item = session[item >= 0][first], item[item >= 0][first]
+    order = np.lexsort((rng.random(len(session)), session))
+    session, item = session[order], item[order]
+    position = np.arange(len(session)) - np.searchsorted(session, session) + 1
+    return session, item, position.astype(np.int32)
+
+
+def draw_outcomes(
+    world: World, sessions: Sessions, session: INTS, item: INTS, position: INTS, rng: np.random.Generator
+) -> Impressions:
+    """Return what users do with what they are shown; rows are by session and position."""
+    user, goal = sessions.user[session], sessions.goal[session]
+    click, purchase = world.probabilities(
+        user,
+        item,
+        position,
+        goal=goal,
+        wanted_leaf=sessions.wanted_leaf[session],
+        month=sessions.month[session],
+        crowd=crowd_above(session, world.items.product_type[item]),
+    )
+    n = len(session)
+    clicked, luck = rng.random(n) < click, rng.random(n)
+    seconds = np.where(goal, 36.0, 20.0) * np.exp(0.25 * world.quality[item] + 0.8 * rng.standard_normal(n))
+    return Impressions(
+        session=session.astype(np.int64),
+        item=item.astype(np.int64),
+        position=position.astype(np.int32),
+        click_probability=click,
+        purchase_probability=purchase,
         clicked=clicked,
-        purchased=purchased,
-        delay_ms=(rng.exponential(DELAY_HOURS, len(row)) * 3_600_000).astype(np.int64),
+        would_purchase=luck < purchase,
+        # what is bought was in the cart, and as much again stays there
+        carted=clicked & (luck < np.minimum(2 * purchase, 1.0)),
+        liked=clicked & (rng.random(n) < np.where(goal, 0.02, 0.06)),
+        dwell_ms=(seconds * 1000).astype(np.int64),
+        delay_ms=(rng.exponential(DELAY_HOURS, n) * 3_600_000).astype(np.int64),
     )
-    return shown, likes, love
-
-
-def write_users(
-    folder: Path,
-    shown: Impressions,
-    likes: NDArray[np.int32],
-    love: NDArray[np.float32],
-    product_id: NDArray[np.str_],
-    price: NDArray[np.float64],
-    type_names: list[str],
-) -> tuple[Path, Path, Path]:
-    """Write events.parquet, impressions_truth.parquet and users_truth.parquet; return their paths."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    paths = tuple(folder / f"{name}.parquet" for name in ("events", "impressions_truth", "users_truth"))
-    n = len(shown.user)
-    clicks, purchases = np.flatnonzero(shown.clicked), np.flatnonzero(shown.purchased)
-    rows = np.concatenate([np.arange(n), clicks, purchases])
-    kind = np.repeat(np.arange(3, dtype=np.int8), [n, len(clicks), len(purchases)])
-    after = np.select([kind == 0, kind == 1], [0, 1 + shown.position[rows] * 2_000], shown.delay_ms[rows] + 30_000)
-    when = shown.shown_at[rows] + after
-    order = np.lexsort((shown.position[rows], kind, when))
-    rows, kind, when = rows[order], kind[order], when[order]
-    user_id = np.char.add("u", np.char.zfill((shown.user + 1).astype(str), 8))
-    value = np.where((kind == 2) & ~np.isnan(price[shown.item[rows]]), price[shown.item[rows]], 0.0)
-    pq.write_table(
-        pa.table(
-            {
-                "event_id": np.char.add("e", np.char.zfill(np.arange(1, len(rows) + 1).astype(str), 10)),
-                "event_type": pa.DictionaryArray.from_arrays(pa.array(kind), list(KINDS)).cast(pa.string()),
-                "user_id": user_id[rows],
-                "session_id": np.char.add("s", shown.session[rows].astype(str)),
-                "item_id": product_id[shown.item[rows]],
-                "placement": pa.array(["category"] * len(rows)),
-                "position": shown.position[rows],
-                "value": value,
-                "timestamp": when,
-            }
-        ),
-        paths[0],
-    )
-    truth: dict[str, Any] = {
-        "user_id": user_id,
-        "session_id": np.char.add("s", shown.session.astype(str)),
-        "item_id": product_id[shown.item],
-        "position": shown.position,
-        "click_probability": shown.click_probability,
-        "purchase_probability": shown.purchase_probability,
-    }
-    pq.write_table(pa.table(truth), paths[1])
-    names = np.array(type_names)
-    tastes: dict[str, Any] = {
-        "user_id": np.char.add("u", np.char.zfill(np.arange(1, len(likes) + 1).astype(str), 8)),
-        "product_types": names[likes].tolist(),
-        "weights": love.tolist(),
-    }
-    pq.write_table(pa.table(tastes), paths[2])
-    return paths[0], paths[1], paths[2]
