@@ -16,33 +16,35 @@ namespace {
 constexpr std::int64_t kHourMs = 3'600'000;
 constexpr double kDayMs = 24.0 * kHourMs;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr std::size_t kPrefetchRows = 8;
+constexpr std::size_t kPrefetchRows = 16;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kInvalidInput, message); }
 
 std::int64_t floor_div(std::int64_t a, std::int64_t b) { return a / b - (a % b < 0); }
 
-// Events of one code: their decayed number, and what candidates with that code get.
+// What candidates get that share an attribute with the history.
 struct Shared {
-  std::int32_t code = -1;
-  float log_count = 0, share = 0;
-  double weight = 0;
+  float log_count, share;
 };
 
-// Open addressing; at most half full.
+// Events by code. Open addressing, at most a quarter full: most look-ups end at their first slot, which processors foresee.
 struct SharedTable {
-  std::vector<Shared> slots;
+  std::vector<std::int32_t> codes;  // -1: empty, with zeros in the others
+  std::vector<Shared> shared;
+  std::vector<double> weights;
   std::uint32_t mask = 0;
 
   void clear(std::size_t events) {
-    const std::size_t size = std::bit_ceil(2 * events + 2);
-    if (slots.size() < size) slots.resize(size);
-    std::fill_n(slots.begin(), size, Shared{});
+    const std::size_t size = std::bit_ceil(4 * events + 4);
+    if (codes.size() < size) codes.resize(size), shared.resize(size), weights.resize(size);
+    std::fill_n(codes.begin(), size, -1);
+    std::fill_n(shared.begin(), size, Shared{0, 0});
+    std::fill_n(weights.begin(), size, 0.0);
     mask = static_cast<std::uint32_t>(size - 1);
   }
   std::uint32_t slot(std::int32_t code) const {
     std::uint32_t at = (static_cast<std::uint32_t>(code) * 0x9E3779B1u) >> 7 & mask;
-    while (slots[at].code != code && slots[at].code != -1) at = (at + 1) & mask;
+    while (codes[at] != code && codes[at] != -1) at = (at + 1) & mask;
     return at;
   }
 };
@@ -155,17 +157,13 @@ void FeatureTable::prepare(const Requests& requests, std::size_t request, Scratc
       if (items[e] < 0) continue;
       const std::int32_t code = rows_[static_cast<std::size_t>(items[e]) * stride_ + static_cast<std::size_t>(2 + item_codes_ + m)];
       if (code < 0) continue;
-      Shared& shared = table.slots[table.slot(code)];
-      shared.code = code;
-      shared.weight += scratch.weights[e];
+      const std::uint32_t slot = table.slot(code);
+      table.codes[slot] = code;
+      table.weights[slot] += scratch.weights[e];
       total += scratch.weights[e];
     }
-    for (std::uint32_t s = 0; s <= table.mask; ++s) {
-      Shared& shared = table.slots[s];
-      if (shared.code < 0) continue;
-      shared.log_count = static_cast<float>(std::log1p(shared.weight));
-      shared.share = total > 0 ? static_cast<float>(shared.weight / total) : 0.0f;
-    }
+    for (std::uint32_t s = 0; s <= table.mask; ++s)
+      if (table.weights[s] > 0) table.shared[s] = {static_cast<float>(std::log1p(table.weights[s])), static_cast<float>(table.weights[s] / total)};
   }
 
   scratch.means.clear();
@@ -189,10 +187,12 @@ void FeatureTable::fill(const Requests& requests, std::size_t request, const Scr
     const std::int32_t item = requests.candidates[i];
     return rows_.data() + (item < 0 ? items_ : static_cast<std::size_t>(item)) * stride_;
   };
+  const std::size_t row_bytes = stride_ * sizeof(std::int32_t);
   for (std::size_t i = first; i < last; ++i) {
     if (i + kPrefetchRows < last) {
       const char* ahead = reinterpret_cast<const char*>(row_of(i + kPrefetchRows));
-      for (std::size_t b = 0; b < stride_ * sizeof(std::int32_t); b += 64) __builtin_prefetch(ahead + b);
+      for (std::size_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(ahead + b);
+      __builtin_prefetch(ahead + row_bytes - 1);  // a row may begin late in a line
     }
     const std::int32_t* row = row_of(i);
     std::int64_t registered_at;
@@ -220,7 +220,7 @@ void FeatureTable::fill(const Requests& requests, std::size_t request, const Scr
     }
     for (int m = 0; m < matches_; ++m) {
       const SharedTable& table = scratch.shared[width(m)];
-      const Shared& shared = table.slots[table.slot(match[m])];  // code -1 ends at an empty slot
+      const Shared& shared = table.shared[table.slot(match[m])];  // code -1 ends at an empty slot
       *x++ = shared.log_count;
       *x++ = shared.share;
     }
