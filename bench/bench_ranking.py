@@ -1,4 +1,4 @@
-"""Quality of the rankers: on MovieLens 100K beside LightGBM, and ESMM on the simulated shop beside clicks only.
+"""Quality of the rankers: on MovieLens 100K beside LightGBM, and the same outputs as other implementations.
 
 MovieLens 100K: time split 80/10/10, liked = 4 stars or more. Two protocols. "frozen": nothing after the training rows
 is known but ids, and calibration is fitted on the validation rows once; as in published figures. "live": for each row

@@ -24,6 +24,7 @@ from aitems_engine.recommendation import HistoryEvent, Recommender, Request, Tra
 from aitems_engine.recommendation.recommender import Ads, Source
 from aitems_engine.training import retrieval as training
 
+pytest.importorskip("scipy")  # the fits need it
 pytestmark = pytest.mark.native
 NOW = 1_700_000_000_000
 CONFIG: dict[str, Any] = {
