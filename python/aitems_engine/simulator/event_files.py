@@ -195,6 +195,26 @@ def read_world(folder: Path) -> World:
     )
 
 
+def read_clicks(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+    """Return user, item and whether it was clicked of every impression, in the order of time."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    columns = ["event_type", "user_id", "session_id", "item_id"]
+    events = pq.read_table(folder / "events.parquet", columns=columns)
+    shown = events.filter(pc.equal(events["event_type"], "impression"))
+    clicks = events.filter(pc.equal(events["event_type"], "click"))
+
+    def key(table: Any) -> NDArray[np.int64]:
+        # an item stands once in a session
+        sessions, items = _number(table["session_id"], "s").astype(np.int64), _number(table["item_id"], "")
+        found: NDArray[np.int64] = (sessions << 32) + items
+        return found
+
+    clicked = np.isin(key(shown), key(clicks))
+    return _number(shown["user_id"], "u"), _number(shown["item_id"], ""), clicked
+
+
 def _number(ids: Any, prefix: str) -> NDArray[np.int32]:
     """Return the numbers of ids that count from 1."""
     import pyarrow as pa
