@@ -180,9 +180,10 @@ def test_several_retrievers_in_one_bundle(kind: str, tmp_path: Path) -> None:
     x = histories([[0, 1, 2], [2, 3], [4, 3]], 6)
     retriever = FITS[kind](x)
     other = replace(FITS["popularity"](x), weights=np.arange(6, dtype=np.float32))
-    parts = retriever_parts(retriever, prefix="first.") | retriever_parts(other, prefix="second.")
+    parts = {"first." + name: part for name, part in retriever_parts(retriever).items()}
+    parts |= {"second." + name: part for name, part in retriever_parts(other).items()}
     write_bundle(tmp_path / "m", {**parts, "items.json": json.dumps(x.item_ids)})
     bundle = Bundle.open(tmp_path / "m")
-    opened = read_retriever(bundle, x.item_ids, prefix="first.")
+    opened = read_retriever(bundle.inside("first."), x.item_ids)
     np.testing.assert_array_equal(opened.scores(x), retriever.scores(x))
-    np.testing.assert_array_equal(read_retriever(bundle, x.item_ids, prefix="second.").scores(x), other.scores(x))
+    np.testing.assert_array_equal(read_retriever(bundle.inside("second."), x.item_ids).scores(x), other.scores(x))

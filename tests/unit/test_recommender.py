@@ -436,6 +436,7 @@ def test_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["recommend", "--bundle", str(tmp_path / "engine"), "--k", "0"], "k must be"),
         (["recommend", "--bundle", str(tmp_path / "engine"), "--request", str(folder / "no.json")], "no.json"),
         (["explain", "--bundle", str(tmp_path / "engine"), "--trace", str(tmp_path / "config.json")], "not a trace"),
+        ([*build[:4], "--category", str(folder / "engine"), "--out", str(tmp_path / "x")], "has a recommender"),
         (["bundle", "build", "--retriever", "ease", "--out", str(tmp_path / "x")], "NAME=DIR"),
         (
             [*build[:4], "--out", str(tmp_path / "x"), "--config", str(tmp_path / "ease" / "retriever.safetensors")],

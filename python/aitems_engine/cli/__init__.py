@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from aitems_engine import __version__
-from aitems_engine.errors import AitemsError
+from aitems_engine.errors import AitemsError, ConfigError
 
 # words of the command -> (module under aitems_engine.cli, one-line help). A module has `configure(parser)`, which adds
 # its arguments, and `run(args) -> int | None`. Its docstring is the description, `EXAMPLES` the epilogue.
@@ -91,3 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file given to a command holds; a `ConfigError` where it holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None

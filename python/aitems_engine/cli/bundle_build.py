@@ -1,22 +1,21 @@
 """Put a catalogue, retrievers, a ranker, rules and a classifier into one bundle that `Engine.open` answers from.
 
-The configuration is a JSON file: {"placements": {"home": {...}, ...}, "vectors": "two-tower"}. A placement names
+The configuration is a JSON file: {"placements": {"home": {...}, ...}, "vectors": "ials"}. A placement names
 retrievers with quotas, the budget of candidates, the objective and the rules; see docs/recommendation.md. Without one
-there is the placement "home" with all retrievers and no rules. The bundle is tried with a few users before it is done.
+there is the placement "home" with all retrievers and no rules. Afterwards the bundle is opened and tried with a few
+users.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 EXAMPLES = """  aitems bundle build --retriever gf-cf=model --out engine
   aitems bundle build --products products.parquet --taxonomy taxonomy.csv --events events.parquet \\
-    --retriever gf-cf=gf-cf --retriever new=two-tower --ranker dcn --config recommender.json --out engine
+    --retriever gf-cf=gf-cf --retriever ials=ials --ranker dcn --config recommender.json --out engine
   aitems bundle build --category bundle --retriever gf-cf=model --ads ads.parquet --out engine
 """
 
@@ -46,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from aitems_engine.bundle import Bundle, write_bundle
     from aitems_engine.catalog import ItemTable, Taxonomy, read_products
     from aitems_engine.catalog.products import Products
-    from aitems_engine.engine import Engine
+    from aitems_engine.cli import read_json
+    from aitems_engine.engine import RECOMMENDER, Engine
     from aitems_engine.errors import InvalidInputError
     from aitems_engine.events import read_interactions
     from aitems_engine.recommendation import DEFAULT_CONFIG, Request, read_ads, recommender_parts
@@ -71,10 +71,12 @@ def run(args: argparse.Namespace) -> None:
         histories,
         ranker=Bundle.open(args.ranker) if args.ranker else None,
         ads=read_ads(args.ads, items) if args.ads else None,
-        config=_json(args.config) if args.config else DEFAULT_CONFIG,
+        config=read_json(args.config) if args.config else DEFAULT_CONFIG,
     )
     if args.category:
         category = Bundle.open(args.category)
+        if RECOMMENDER in category.parts:
+            raise InvalidInputError(f"--category: '{args.category}' has a recommender; give a bundle of train category")
         parts |= {name: category.file(name) for name in category.parts}
     digest = write_bundle(args.out, parts)
     engine = Engine.open(args.out)
@@ -98,12 +100,3 @@ def _named(options: list[str]) -> dict[str, Path]:
             )
         named[name] = Path(path)
     return named
-
-
-def _json(path: Path) -> Any:
-    from aitems_engine.errors import ConfigError
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None

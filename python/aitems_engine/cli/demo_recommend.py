@@ -51,6 +51,7 @@ def recommend(shop: Path, out: Path, users: int, seed: int) -> None:
     from aitems_engine.cli import main
     from aitems_engine.cli.explain import show
     from aitems_engine.engine import Engine
+    from aitems_engine.events import read_interactions
     from aitems_engine.recommendation import Request
 
     (out / "recommender.json").write_text(json.dumps(CONFIG, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -60,9 +61,7 @@ def recommend(shop: Path, out: Path, users: int, seed: int) -> None:
             raise ConfigError(f"'aitems {' '.join(command[:3])}' failed; see above")
     products = read_products(shop / "products.parquet")
     title = dict(zip(products.product_id, products.title, strict=True))
-    engine = Engine.open(out / "engine")
-    known = engine._recommender.histories
-    assert known is not None
+    engine, known = Engine.open(out / "engine"), read_interactions(shop / "events.parquet")
     lengths = np.diff(known.splits)
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(lengths >= 3))[:users].tolist()
     for row in chosen:

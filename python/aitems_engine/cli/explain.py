@@ -6,7 +6,6 @@ A trace comes from `aitems recommend --bundle ... --trace trace.json`, or is `re
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,15 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay, compare and show; 1 where the replay differs."""
+    from aitems_engine.cli import read_json
     from aitems_engine.engine import Engine
-    from aitems_engine.errors import InvalidInputError
     from aitems_engine.recommendation import Trace
 
-    try:
-        values = json.loads(args.trace.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{args.trace} is not JSON: {error}") from None
-    trace = Trace.from_dict(values)
+    trace = Trace.from_dict(read_json(args.trace))
     page = Engine.open(args.bundle).replay(trace)
     same = page.item_ids == trace.item_ids and page.scores.tolist() == trace.scores
     print(f"request {trace.request.request_id}, placement {trace.request.placement}, bundle {trace.bundle_digest[:12]}")

@@ -58,16 +58,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _one_page(args: argparse.Namespace) -> None:
+    from aitems_engine.cli import read_json
     from aitems_engine.cli.explain import show
     from aitems_engine.engine import Engine
-    from aitems_engine.errors import InvalidInputError
     from aitems_engine.recommendation import Request
 
     if args.request:
-        try:
-            request = Request.from_dict(json.loads(args.request.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInputError(f"{args.request} is not JSON: {error}") from None
+        request = Request.from_dict(read_json(args.request))
     else:
         context = dict(option.partition("=")[::2] for option in args.context)
         history = [item for item in args.history.split(",") if item]

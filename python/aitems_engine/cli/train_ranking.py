@@ -8,12 +8,12 @@ tenth before decides when to stop and calibrates. The result is a bundle with fe
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aitems_engine.errors import ConfigError, InvalidInputError
+from aitems_engine.cli import read_json
+from aitems_engine.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from aitems_engine.catalog.items import ItemTable
@@ -162,11 +162,3 @@ def run(args: argparse.Namespace) -> None:
     for output, found in scores.items():
         print(f"  {output}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in found.values().items()))
     print(f"ranker {args.out} ({digest[:12]})")
-
-
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from aitems_engine.bundle import Bundle
 from aitems_engine.catalog.items import ItemTable
-from aitems_engine.errors import BundleError, DataError, InvalidInputError, ModelMismatchError, require_extra
+from aitems_engine.errors import BundleError, DataError, InvalidInputError, ModelMismatchError
 from aitems_engine.ranking.batches import FeatureBatch, FieldSpec, FloatMatrix, Predictions
 from aitems_engine.ranking.calibration import RankerCalibration
 from aitems_engine.ranking.features import FeatureSet
 from aitems_engine.runtime.onnx_session import open_session
-from aitems_engine.runtime.safetensors import read_safetensors
+from aitems_engine.runtime.safetensors import read_safetensors, safetensors_bytes
 
 HEAD, FEATURES, MODEL, COUNTED, COUNTS = (
     "ranker.json",
@@ -120,9 +120,6 @@ def ranker_parts(
     facts : mapping, optional
         What is worth knowing about the training, as JSON values.
     """
-    require_extra("train", "safetensors")
-    from safetensors.numpy import save
-
     ranker = Ranker(model, features.spec, calibration)
     counted = np.flatnonzero(features.counts.any(axis=1))
     head = {
@@ -136,7 +133,7 @@ def ranker_parts(
         FEATURES: json.dumps(features.to_json(), ensure_ascii=False, allow_nan=False) + "\n",
         MODEL: model,
         COUNTED: json.dumps([features.items.item_ids[i] for i in counted.tolist()], ensure_ascii=False),
-        COUNTS: save({"counts": np.ascontiguousarray(features.counts[counted])}),
+        COUNTS: safetensors_bytes({"counts": features.counts[counted]}),
     }
 
 

@@ -34,7 +34,7 @@ from aitems_engine.runtime import read_safetensors, safetensors_bytes
 RECOMMENDER, TABLES = "recommender.json", "recommender.safetensors"
 CATALOGUE, COLUMNS = "catalogue.json", "catalogue.safetensors"
 USERS, HISTORIES = "users.json", "histories.safetensors"
-RANKER = "ranker."
+RANKER, PLACES = "ranker.", "places.safetensors"
 POPULAR_MAX = 5000
 AD_COLUMNS = {"item_id": ("item_id", "product_id"), "bid": ("bid", "cpc")}
 Parts = dict[str, "bytes | str | Path"]
@@ -98,9 +98,9 @@ def recommender_parts(
             if source.from_catalogue is not None
             else histories
         )
-        parts |= retriever_parts(retriever, own, prefix=f"retriever.{name}.")
+        parts |= {f"retriever.{name}.{part}": content for part, content in retriever_parts(retriever, own).items()}
         if source.to_catalogue is not None:
-            parts[f"retriever.{name}.places.safetensors"] = safetensors_bytes({"places": source.to_catalogue})
+            parts[f"retriever.{name}.{PLACES}"] = safetensors_bytes({"places": source.to_catalogue})
     if ranker is not None:
         parts |= {RANKER + name: ranker.file(name) for name in ranker.parts}
     return parts
@@ -151,11 +151,10 @@ def _load(bundle: Bundle) -> Recommender:
 
 
 def _source(bundle: Bundle, name: str, items: ItemTable) -> Source:
-    prefix, places = f"retriever.{name}.", f"retriever.{name}.places.safetensors"
-    ids = items.item_ids
-    if places in bundle.parts:
-        ids = [ids[place] for place in read_safetensors(bundle.file(places))["places"].tolist()]
-    return Source.over(name, read_retriever(bundle, ids, prefix=prefix), items)
+    own, ids = bundle.inside(f"retriever.{name}."), items.item_ids
+    if PLACES in own.parts:
+        ids = [ids[place] for place in read_safetensors(own.file(PLACES))["places"].tolist()]
+    return Source.over(name, read_retriever(own, ids), items)
 
 
 def _checked_config(
@@ -174,9 +173,7 @@ def _checked_config(
     vectors = config.get("vectors")
     if vectors is not None and vectors not in retrievers:
         raise ConfigError(f"vectors must name a retriever ({', '.join(retrievers)}), got {str(vectors)[:40]!r}")
-    return {
-        name: Placement.from_dict(name, value, tuple(retrievers), items) for name, value in placements.items()
-    }, vectors
+    return {name: Placement.from_dict(name, value, retrievers, items) for name, value in placements.items()}, vectors
 
 
 def _vectors(source: Source, count: int) -> npt.NDArray[np.float32]:

@@ -24,8 +24,8 @@ from aitems_engine.events import Interactions
 from aitems_engine.ranking import FeatureQuery, FeatureSet, Predictions, Ranker
 from aitems_engine.recommendation.placement import Placement
 from aitems_engine.recommendation.request import HistoryEvent, Request, decode_cursor, encode_cursor
-from aitems_engine.recommendation.response import Response, Trace
-from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of
+from aitems_engine.recommendation.response import Response, Stage, Trace
+from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of, timed
 from aitems_engine.rerank import RuleContext, Slate
 from aitems_engine.retrieval import Candidates, Retriever
 from aitems_engine.retrieval.merge import Merged, merge
@@ -121,7 +121,9 @@ class _Asked:
     bought: IntVector
     excluded: IntVector
     shown: list[str]
-    """Items of earlier pages."""
+    """Items of earlier pages, known or not."""
+    previous: IntVector
+    """Those of them that the catalogue has."""
     flags: list[str]
 
 
@@ -238,7 +240,7 @@ class Recommender:
                 one.flags.append(f"placement '{name:.40}' is not there: '{placement.name}' answered")
 
         # rules take these out again: so many more have to be found, for each request only as many as it needs
-        more = np.array([len(one.excluded) + len(one.shown) for one in asked])
+        more = np.array([len(one.excluded) + len(one.previous) for one in asked])
         found = run.together(
             {
                 f"retriever {source}": partial(
@@ -252,7 +254,7 @@ class Recommender:
         )
         merged = run.inline(
             "merge",
-            lambda: _merged(list(found.values()), placement.budget, len(asked)),
+            lambda: merge(list(found.values()), budget=placement.budget) if found else Merged.empty(len(asked)),
             len(found),
             lambda m: len(m.items),
         )
@@ -312,10 +314,8 @@ class Recommender:
             scores, problem = placement.objective(columns)
             flags += [problem] * bool(problem)
         slate = self._slate(placement, one, pool, scores, pctr, pcvr, numbers)
-        stages = StageRun(self._pool)
-        page = stages.inline(
-            "rules", lambda: placement.rules.run(slate, self._rule_context(one)), len(items), lambda p: len(p.order)
-        )
+        context = self._rule_context(one)
+        page, taken = timed(lambda: placement.rules.run(slate, context))
         item_ids = [self.items.item_ids[i] for i in items[page.order].tolist()]
         best = scores[page.order]
         full = len(item_ids) == request.k
@@ -325,7 +325,7 @@ class Recommender:
             Trace(
                 request,
                 self.digest,
-                (*run.stages, *stages.stages),
+                (*run.stages, Stage("rules", taken, len(items), len(page.order))),
                 page,
                 (*flags, *page.flags),
                 item_ids,
@@ -382,7 +382,7 @@ class Recommender:
             request.k,
             seed=int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=7).digest(), "big"),
             history_codes=_Codes(self.items, one.history),
-            previous_items=self.items.positions(one.shown),
+            previous_items=one.previous,
             excluded_items=one.excluded,
             goal_probability=_share(request.context.get("goal_probability")),
             cold_share=_share(request.context.get("cold_share")),
@@ -430,7 +430,7 @@ class Recommender:
             if len(request.history) > HISTORY_LIMIT:
                 flags.append(f"the history has {len(request.history)} events; the newest {HISTORY_LIMIT} are used")
         shown = decode_cursor(request.cursor) if request.cursor else []
-        excluded = self.items.positions(request.exclude)
+        excluded, previous = self.items.positions(request.exclude), self.items.positions(shown)
         return _Asked(
             request,
             history[-HISTORY_LIMIT:],
@@ -438,6 +438,7 @@ class Recommender:
             np.array(bought, np.int32),
             excluded[excluded >= 0],
             shown,
+            previous[previous >= 0],
             flags,
         )
 
@@ -447,7 +448,7 @@ class Recommender:
         items = merged.items[own]
         bids = np.full(len(items), np.nan, np.float32)
         pool = _Pool(items, merged.scores[own], merged.ranks[own], merged.source_scores[own], bids)
-        hidden = np.concatenate([one.excluded, self.items.positions(one.shown)])
+        hidden = np.concatenate([one.excluded, one.previous])
         showable = len(items) - (int(np.isin(items, hidden).sum()) if len(hidden) else 0)
         if placement.exclude_seen:
             hidden = np.concatenate([hidden, one.history])
@@ -471,22 +472,6 @@ class Recommender:
             "ads": 0 if self.ads is None else len(self.ads.items),
             "placements": list(self.placements),
         }
-
-
-def _merged(found: list[Candidates], budget: int, histories: int) -> Merged:
-    if found:
-        return merge(found, budget=budget)
-    nothing = np.zeros(0, np.int32)
-    scores = np.zeros(0, np.float32)
-    return Merged(
-        (),
-        np.zeros(histories + 1, np.int64),
-        nothing,
-        scores,
-        nothing.astype(np.int64),
-        nothing.reshape(0, 0),
-        scores.reshape(0, 0),
-    )
 
 
 def _rows(predictions: Predictions | None, splits: npt.NDArray[np.int64], row: int) -> Predictions | None:

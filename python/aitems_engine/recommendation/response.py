@@ -34,7 +34,7 @@ class RecommendedItem:
     score : float
         The objective, or the merged retrieval score where ranking fell back (`Response.flags` says so).
     provenance : tuple of Origin
-        Every retriever that found it, in the order of the placement; "fallback" where none did.
+        Every retriever that found it, in the order of the placement; empty for popular items that fill a page, and ads.
     pctr, pcvr : float
         Predicted probabilities of a click, and of a purchase after a click; NaN without a ranker.
     is_ad : bool

@@ -7,9 +7,9 @@ replay the outcomes are given, and the stages that did not make it then are not 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aitems_engine.recommendation.response import Stage
 
@@ -55,7 +55,7 @@ class StageRun:
         wanted = {name: call for name, call in calls.items() if outcomes.get(name, OK) == OK}
         running: dict[str, Future[tuple[T, float]]] = {}
         if self._until is not None:
-            running = {name: self._pool.submit(_timed, call) for name, call in wanted.items()}
+            running = {name: self._pool.submit(timed, call) for name, call in wanted.items()}
         results: dict[str, T] = {}
         now = time.perf_counter()
         until = None if self._until is None else now + share * (self._until - now)
@@ -66,7 +66,7 @@ class StageRun:
             begin = time.perf_counter()
             try:
                 if until is None:
-                    result, taken = _timed(wanted[name])
+                    result, taken = timed(wanted[name])
                 else:
                     result, taken = running[name].result(max(until - begin, 0))
                 results[name] = result
@@ -85,17 +85,18 @@ class StageRun:
 
     def inline(self, name: str, call: Callable[[], T], entered: int, size: Callable[[T], int]) -> T:
         """Run a stage that nothing can stand in for, whatever the deadline."""
-        result, taken = _timed(call)
+        result, taken = timed(call)
         self.stages.append(Stage(name, taken, entered, size(result)))
         return result
 
 
-def _timed(call: Callable[[], T]) -> tuple[T, float]:
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """Return what a call returns, and the microseconds it took."""
     begin = time.perf_counter()
     result = call()
     return result, (time.perf_counter() - begin) * 1e6
 
 
-def outcomes_of(stages: Any) -> dict[str, str]:
+def outcomes_of(stages: Iterable[Stage]) -> dict[str, str]:
     """Return the outcome of each stage, for a replay."""
     return {stage.name: stage.outcome for stage in stages}

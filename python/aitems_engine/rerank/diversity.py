@@ -7,10 +7,13 @@ Zhou 2018 (fast greedy MAP of a DPP); Steck 2018 (calibrated recommendations).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from aitems_engine._native import rerank as native
 from aitems_engine.rerank.draft import Draft
@@ -36,18 +39,7 @@ class Mmr:
     relaxable: ClassVar[bool] = False
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        strength = min(1.0, self.strength * draft.dials["diversity"])
-        rows = draft.best(self.pool)
-        if not len(rows):
-            return None
-        slate = draft.slate
-        assert slate.vectors is not None
-        present = None if slate.has_vector is None else slate.has_vector.view(np.uint8)
-        chosen = native.mmr(
-            draft.relevance(rows), slate.vectors, rows, present, draft.context.k, strength, self.missing_similarity
-        )
-        draft.put_first(rows[chosen])
-        return f"strength {strength:.2f}"
+        return _by_vectors(draft, self, partial(native.mmr, missing_similarity=self.missing_similarity))
 
 
 @dataclass(frozen=True)
@@ -75,19 +67,21 @@ class Dpp:
     relaxable: ClassVar[bool] = False
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        strength = min(1.0, self.strength * draft.dials["diversity"])
-        rows = draft.best(self.pool)
-        if not len(rows):
-            return None
-        slate = draft.slate
-        assert slate.vectors is not None
-        present = None if slate.has_vector is None else slate.has_vector.view(np.uint8)
-        chosen = native.dpp(
-            draft.relevance(rows), slate.vectors, rows, present, draft.context.k, strength, self.missing_similarity,
-            self.window, self.floor,
-        )  # fmt: skip
-        draft.put_first(rows[chosen])
-        return f"strength {strength:.2f}"
+        order = partial(native.dpp, missing_similarity=self.missing_similarity, window=self.window, floor=self.floor)
+        return _by_vectors(draft, self, order)
+
+
+def _by_vectors(draft: Draft, rule: Mmr | Dpp, order: Callable[..., npt.NDArray[np.int32]]) -> str | None:
+    """Put the rows first that `order` chooses among the rule's pool by relevance and vectors."""
+    strength = min(1.0, rule.strength * draft.dials["diversity"])
+    rows, slate = draft.best(rule.pool), draft.slate
+    if not len(rows):
+        return None
+    assert slate.vectors is not None
+    present = None if slate.has_vector is None else slate.has_vector.view(np.uint8)
+    chosen = order(draft.relevance(rows), slate.vectors, rows, present, draft.context.k, strength)
+    draft.put_first(rows[chosen])
+    return f"strength {strength:.2f}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A retriever as a directory: a bundle (bundle.py) of its arrays, its items, and the histories it was made from.
 
-A bundle of several retrievers over one catalogue holds the parts of each behind a prefix (`retriever_parts`).
+A bundle of several retrievers over one catalogue holds the parts of each behind a prefix (`Bundle.inside`).
 Vectors and the index over them carry one digest, so that towers of one training never meet the index of another.
 """
 
@@ -96,7 +96,6 @@ def retriever_parts(
     retriever: Retriever,
     histories: Interactions | None = None,
     *,
-    prefix: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes | str | Path]:
     """Return the parts of a bundle that hold a retriever, but for the ids of its items.
@@ -106,27 +105,25 @@ def retriever_parts(
     retriever : Retriever
     histories : Interactions, optional
         Over the same items: what an index is tuned with.
-    prefix : str
-        Put before the name of each part.
     facts : mapping, optional
         What is worth knowing about the training, as JSON values.
     """
     head = {"kind": retriever.kind, "settings": dict(retriever.settings()), "facts": dict(facts or {})}
     arrays = safetensors_bytes(retriever.arrays())
     parts: dict[str, bytes | str | Path] = {
-        prefix + _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        prefix + _ARRAYS: arrays,
+        _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        _ARRAYS: arrays,
     }
     if isinstance(retriever, Ials) and len(retriever.item_ids) >= INDEXED_FROM:
         index = build_index(retriever, histories, tag=hashlib.sha256(arrays).hexdigest())
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / _INDEX
             index.save(file)
-            parts[prefix + _INDEX] = file.read_bytes()
+            parts[_INDEX] = file.read_bytes()
     return parts
 
 
-def read_retriever(bundle: Bundle, item_ids: list[str], *, prefix: str = "") -> Retriever:
+def read_retriever(bundle: Bundle, item_ids: list[str]) -> Retriever:
     """Return the retriever that `retriever_parts` put into a bundle.
 
     Raises
@@ -134,24 +131,26 @@ def read_retriever(bundle: Bundle, item_ids: list[str], *, prefix: str = "") -> 
     BundleError
         Of an unknown kind, with arrays that do not fit, or with the index of another training.
     """
-    head = bundle.read_json(prefix + _MODEL)
+    head = bundle.read_json(_MODEL)
     kind = head.get("kind")
     if kind not in KINDS:
         raise BundleError(f"bundle '{bundle.path}': retriever '{str(kind)[:40]}' is not one of {', '.join(KINDS)}")
     try:
-        arrays = read_safetensors(bundle.file(prefix + _ARRAYS))
+        arrays = read_safetensors(bundle.file(_ARRAYS))
         retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
         _check_scores(retriever)
-        if prefix + _INDEX not in bundle.parts or not isinstance(retriever, Ials):
+        if _INDEX not in bundle.parts or not isinstance(retriever, Ials):
             return retriever
-        index = AnnIndex.open(bundle.file(prefix + _INDEX), dim=retriever.vectors.shape[1], verify=False)
+        # the bundle has checked the part's SHA-256
+        index = AnnIndex.open(bundle.file(_INDEX), dim=retriever.vectors.shape[1], verify=False)
     except (DataError, IndexFormatError, InvalidInputError, KeyError, TypeError, IndexError) as error:
-        raise BundleError(f"bundle '{bundle.path}': parts '{prefix}*' do not fit together: {error}") from error
-    own, other = bundle.parts[prefix + _ARRAYS].sha256, index.describe()["tag"]
+        raise BundleError(f"bundle '{bundle.path}': the parts of its retriever do not fit together: {error}") from error
+    own, other = bundle.parts[_ARRAYS].sha256, index.describe()["tag"]
     if own != other:
         raise BundleError(
-            f"bundle '{bundle.path}': '{prefix}{_ARRAYS}' ({own[:12]}) and '{prefix}{_INDEX}' (built for "
-            f"{other[:12] or 'nothing known'}) are of two trainings; take both from one, or save the retriever again"
+            f"bundle '{bundle.path}': '{bundle.parts[_ARRAYS].name}' ({own[:12]}) and "
+            f"'{bundle.parts[_INDEX].name}' (built for {other[:12] or 'nothing known'}) are of two "
+            f"trainings; take both from one, or save the retriever again"
         )
     return replace(retriever, index=index)
 

@@ -54,6 +54,13 @@ class Merged:
     def __len__(self) -> int:
         return len(self.splits) - 1
 
+    @classmethod
+    def empty(cls, n: int) -> Merged:
+        """Return no candidates for `n` histories, of no source."""
+        none, scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        bits = none.astype(np.int64)
+        return cls((), np.zeros(n + 1, np.int64), none, scores, bits, none.reshape(0, 0), scores.reshape(0, 0))
+
 
 def merge(
     found: Sequence[Candidates],

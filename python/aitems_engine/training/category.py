@@ -524,10 +524,9 @@ def write_classifier(
     measured: Validation | None,
 ) -> str:
     """Write the bundle and return its digest."""
-    from safetensors.numpy import save as to_safetensors
-
     from aitems_engine.bundle import write_bundle
     from aitems_engine.category.settings import ClassifierSettings
+    from aitems_engine.runtime import safetensors_bytes
     from aitems_engine.training.onnx_graph import build_onnx
 
     record = json_ready(asdict(settings))
@@ -559,7 +558,7 @@ def write_classifier(
         "tokenizer.json": tokenizer.to_str(),
         "taxonomy.csv": taxonomy.to_csv(),
         "classifier.json": json_text(classifier.to_json()),
-        "model.safetensors": to_safetensors(tensors),
+        "model.safetensors": safetensors_bytes(tensors),
         "model.onnx": graph if isinstance(graph, bytes) else graph.SerializeToString(),
     }
     return write_bundle(out, parts, config=record)
