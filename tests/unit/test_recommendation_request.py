@@ -32,6 +32,8 @@ from aitems_engine.recommendation.request import (
         ({"history": [3]}, "history"),
         ({"history": [HistoryEvent("i", 2**60)]}, "timestamp of an event"),
         ({"history": [HistoryEvent("i", 1.5)]}, "timestamp of an event"),
+        ({"history": [HistoryEvent("i", 1, "dwell", float("nan"))]}, "value of an event"),
+        ({"history": [HistoryEvent("i", 1, "dwell", "3")]}, "value of an event"),
         ({"exclude": [1]}, "exclude"),
         ({"exclude": "i1"}, "exclude"),
         ({"context": {"q": float("nan")}}, "context 'q'"),

@@ -227,6 +227,28 @@ def test_unusual_requests_are_answered_and_flagged(engine: Engine, request_: Req
     assert len(page) == request_.k or page.short_reason
 
 
+def test_rules_see_the_ages_and_impressions_they_use(folder: Path) -> None:
+    items = catalogue()
+    rules = [
+        {"rule": "freshness", "share": 0.1, "max_age_days": 30, "min_impressions": 5},
+        {"rule": "exploration", "slots": [1]},
+    ]
+    made_of = made(
+        items, histories(items), Bundle.open(folder / "ranker"), {"placements": {"home": {"rules": {"rules": rules}}}}
+    )
+    write_bundle(folder / "fresh", made_of)
+    opened = Engine.open(folder / "fresh")._recommender
+    assert opened.placements["home"].rules.columns == {"age_days", "impressions", "pctr"}
+    page = opened.recommend([Request(user_id="u1", timestamp=NOW)])[0]
+    assert page.trace.reranked is not None
+    assert opened.features is not None
+    cold = (NOW - items.registered_at <= 30 * 86_400_000) | (opened.features.counts[:, 0] < 5)
+    assert page.trace.reranked.steps[1].note.startswith("share 0.100")
+    assert int(page.trace.reranked.steps[1].note.split()[-2]) > 0
+    assert page.trace.reranked.cold_share > 0
+    assert cold[items.positions(page.item_ids)].any()
+
+
 def test_bought_items_are_known_to_rules(folder: Path) -> None:
     items = catalogue()
     config = {"placements": {"home": {"rank": False, "exclude_seen": False, "rules": {"rules": [{"rule": "bought"}]}}}}
@@ -362,6 +384,7 @@ def test_what_is_no_trace(value: Any) -> None:
         ({"placements": {"no name": {}}}, "a name has"),
         ({"placements": {"home": {}}, "vectors": "ghost"}, "vectors must name"),
         ({"placements": {"home": {}}, "extra": 1}, "no 'extra'"),
+        ({"placements": {"home": {}}, "user_mode": {"bias": 1}}, "a user mode model is"),
     ],
 )
 def test_configurations_that_are_refused(config: dict[str, Any], message: str) -> None:

@@ -321,6 +321,7 @@ def test_what_cannot_be_used_is_flagged_not_raised() -> None:
         {"rule": "dpp", "strength": 0.5},
         {"rule": "cap", "attribute": "mall", "most": 1},
         {"rule": "ads", "max_ads": 1},
+        {"rule": "freshness", "share": 0.1, "max_age_days": 7, "min_impressions": 9},
     ]
     page = Chain.from_config({"rules": rules}).run(given, RuleContext(4))
     assert page.order.tolist() == [0, 2, 3]
@@ -329,6 +330,7 @@ def test_what_cannot_be_used_is_flagged_not_raised() -> None:
         "dpp skipped: no vectors",
         "cap:mall skipped: no mall",
         "ads skipped: no is_ad",
+        "freshness skipped: no age_days or impressions",
         "short",
     )
 

@@ -1,9 +1,9 @@
 """Put a catalogue, retrievers, a ranker, rules and a classifier into one bundle that `Engine.open` answers from.
 
-The configuration is a JSON file: {"placements": {"home": {...}, ...}, "vectors": "ials"}. A placement names
-retrievers with quotas, the budget of candidates, the objective and the rules; see docs/recommendation.md. Without one
-there is the placement "home" with all retrievers and no rules. Afterwards the bundle is opened and tried with a few
-users.
+The configuration is a JSON file: {"placements": {"home": {...}, ...}, "vectors": "ials", "user_mode": {...}}. A
+placement names retrievers with quotas, the budget of candidates, the objective and the rules; see
+docs/recommendation.md. Without one there is the placement "home" with all retrievers and no rules. Afterwards the
+bundle is opened and tried with a few users.
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ def run(args: argparse.Namespace) -> None:
     from aitems_engine.engine import RECOMMENDER, Engine
     from aitems_engine.errors import InvalidInputError
     from aitems_engine.events import read_interactions
-    from aitems_engine.recommendation import DEFAULT_CONFIG, Request, read_ads, recommender_parts
+    from aitems_engine.recommendation import (
+        DEFAULT_CONFIG,
+        Request,
+        read_ads,
+        read_query_specificity,
+        recommender_parts,
+    )
     from aitems_engine.retrieval import open_retriever
 
     opened = {name: open_retriever(path) for name, path in _named(args.retriever).items()}
@@ -65,13 +71,16 @@ def run(args: argparse.Namespace) -> None:
     if histories is None:
         raise InvalidInputError("the first retriever was saved without histories; give them with --events")
     histories = histories.over(items.item_ids)
+    config = read_json(args.config) if args.config else DEFAULT_CONFIG
+    asked = args.events and isinstance(config, dict) and "user_mode" in config
     parts = recommender_parts(
         items,
         {name: retriever for name, (retriever, _) in opened.items()},
         histories,
         ranker=Bundle.open(args.ranker) if args.ranker else None,
         ads=read_ads(args.ads, items) if args.ads else None,
-        config=read_json(args.config) if args.config else DEFAULT_CONFIG,
+        queries=read_query_specificity(args.events, items) if asked else None,
+        config=config,
     )
     if args.category:
         category = Bundle.open(args.category)

@@ -58,6 +58,8 @@ def show(page: Response, titles: Mapping[str, str] | None = None) -> None:
             f"{entry.rule:<20} {entry.filtered:8} {entry.dropped:8} {entry.moved:7} {entry.delta_clicks:+8.4f} "
             f"{entry.delta_revenue:+10.2f}  {entry.note}"
         )
+    if page.trace.goal_probability is not None:
+        print(f"goal-oriented with probability {page.trace.goal_probability:.3f}")
     for flag in page.flags:
         print(f"note: {flag}")
     if page.short_reason:

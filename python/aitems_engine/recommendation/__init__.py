@@ -6,6 +6,7 @@ from aitems_engine.recommendation.loading import DEFAULT_CONFIG, load_recommende
 from aitems_engine.recommendation.recommender import Ads, Recommender
 from aitems_engine.recommendation.request import HistoryEvent, Request
 from aitems_engine.recommendation.response import Origin, RecommendedItem, Response, Stage, Trace
+from aitems_engine.recommendation.user_mode import UserMode, read_query_specificity
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -18,7 +19,9 @@ __all__ = [
     "Response",
     "Stage",
     "Trace",
+    "UserMode",
     "load_recommender",
     "read_ads",
+    "read_query_specificity",
     "recommender_parts",
 ]

@@ -1,9 +1,10 @@
 """A recommender as the parts of a bundle, and back, with the checks that the parts belong together.
 
-recommender.json          placements, names of the retrievers, where diversity takes its vectors from
+recommender.json          placements, names of the retrievers, where diversity takes its vectors from, user mode
 recommender.safetensors   popular items, ads
 catalogue.json, .safetensors   item ids, names of attribute codes; columns
 users.json, histories.safetensors   what is known of users
+queries.json              how specific queries are, for the user mode
 retriever.NAME.*          see retrieval/files.py
 ranker.*                  see ranking/ranker.py
 """
@@ -28,12 +29,15 @@ from aitems_engine.events import Interactions
 from aitems_engine.ranking import open_ranker
 from aitems_engine.recommendation.placement import Placement
 from aitems_engine.recommendation.recommender import Ads, Recommender, Source
+from aitems_engine.recommendation.user_mode import UserMode
+from aitems_engine.rerank import UserModeModel
 from aitems_engine.retrieval import Retriever, read_retriever, retriever_parts
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
 RECOMMENDER, TABLES = "recommender.json", "recommender.safetensors"
 CATALOGUE, COLUMNS = "catalogue.json", "catalogue.safetensors"
 USERS, HISTORIES = "users.json", "histories.safetensors"
+QUERIES = "queries.json"
 RANKER, PLACES = "ranker.", "places.safetensors"
 POPULAR_MAX = 5000
 AD_COLUMNS = {"item_id": ("item_id", "product_id"), "bid": ("bid", "cpc")}
@@ -48,6 +52,7 @@ def recommender_parts(
     *,
     ranker: Bundle | None = None,
     ads: Ads | None = None,
+    queries: Mapping[str, float] | None = None,
     config: Mapping[str, Any] = DEFAULT_CONFIG,
 ) -> Parts:
     """Return the parts of a bundle that recommends.
@@ -62,9 +67,11 @@ def recommender_parts(
     ranker : Bundle, optional
         Written by `aitems train ranking`. Without one, placements go by the merged retrieval scores.
     ads : Ads, optional
+    queries : mapping of query to specificity, optional
+        For the user mode; see `read_query_specificity`.
     config : mapping
-        `placements` (name -> see `Placement.from_dict`; the first one stands in for unknown names) and `vectors` (name
-        of the retriever whose item vectors diversity uses).
+        `placements` (name -> see `Placement.from_dict`; the first one stands in for unknown names), `vectors` (name
+        of the retriever whose item vectors diversity uses) and `user_mode` (see `UserModeModel.to_json`).
 
     Raises
     ------
@@ -91,6 +98,8 @@ def recommender_parts(
         USERS: json.dumps(histories.user_ids, ensure_ascii=False),
         HISTORIES: safetensors_bytes(packed),
     }
+    if queries:
+        parts[QUERIES] = json.dumps(dict(queries), ensure_ascii=False, allow_nan=False)
     for name, retriever in retrievers.items():
         source = Source.over(name, retriever, items)
         own = (
@@ -130,7 +139,8 @@ def _load(bundle: Bundle) -> Recommender:
     histories = Interactions(users, items.item_ids, packed["splits"], packed["items"], packed["times"])
     tables = read_safetensors(bundle.file(TABLES))
     sources = {name: _source(bundle, name, items) for name in head["retrievers"]}
-    placements, vectors = _checked_config(head["config"], tuple(sources), items)
+    placements, vectors, mode = _checked_config(head["config"], tuple(sources), items)
+    queries = bundle.read_json(QUERIES) if QUERIES in bundle.parts else {}
     features, ranker = open_ranker(bundle.inside(RANKER), items) if head["ranker"] else (None, None)
     ads = Ads(tables["ads.items"], tables["ads.bids"]) if "ads.items" in tables else None
     for positions in (tables["popular"], *([ads.items] if ads else [])):
@@ -146,6 +156,7 @@ def _load(bundle: Bundle) -> Recommender:
         ranker=ranker,
         ads=ads,
         vectors=_vectors(sources[vectors], len(items)) if vectors else None,
+        user_mode=UserMode(mode, {str(q): float(s) for q, s in queries.items()}) if mode else None,
         digest=bundle.digest,
     )
 
@@ -159,21 +170,28 @@ def _source(bundle: Bundle, name: str, items: ItemTable) -> Source:
 
 def _checked_config(
     config: Any, retrievers: tuple[str, ...], items: ItemTable
-) -> tuple[dict[str, Placement], str | None]:
+) -> tuple[dict[str, Placement], str | None, UserModeModel | None]:
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"the recommender's configuration must be an object with placements, got {type(config).__name__}"
         )
-    unknown = sorted(set(config) - {"placements", "vectors"})
+    unknown = sorted(set(config) - {"placements", "vectors", "user_mode"})
     if unknown:
-        raise ConfigError(f"the recommender's configuration has no '{unknown[0]}'; it has placements and vectors")
+        raise ConfigError(
+            f"the recommender's configuration has no '{unknown[0]}'; it has placements, vectors and user_mode"
+        )
     placements = config.get("placements")
     if not isinstance(placements, Mapping) or not placements:
         raise ConfigError("placements must be an object name -> recipe with at least one placement")
     vectors = config.get("vectors")
     if vectors is not None and vectors not in retrievers:
         raise ConfigError(f"vectors must name a retriever ({', '.join(retrievers)}), got {str(vectors)[:40]!r}")
-    return {name: Placement.from_dict(name, value, retrievers, items) for name, value in placements.items()}, vectors
+    mode = config.get("user_mode")
+    return (
+        {name: Placement.from_dict(name, value, retrievers, items) for name, value in placements.items()},
+        vectors,
+        None if mode is None else UserModeModel.from_json(mode),
+    )
 
 
 def _vectors(source: Source, count: int) -> npt.NDArray[np.float32]:

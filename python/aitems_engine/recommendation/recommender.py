@@ -26,6 +26,7 @@ from aitems_engine.recommendation.placement import Placement
 from aitems_engine.recommendation.request import HistoryEvent, Request, decode_cursor, encode_cursor
 from aitems_engine.recommendation.response import Response, Stage, Trace
 from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of, timed
+from aitems_engine.recommendation.user_mode import UserMode
 from aitems_engine.rerank import RuleContext, Slate
 from aitems_engine.retrieval import Candidates, Retriever
 from aitems_engine.retrieval.merge import Merged, merge
@@ -170,6 +171,8 @@ class Recommender:
     ads : Ads, optional
     vectors : float32 array, shape (num_items, d), optional
         For diversity; a row of zeros is none.
+    user_mode : UserMode, optional
+        Finds P(goal-oriented) where the request's context has no `goal_probability`.
     digest : str
         Of the bundle.
 
@@ -187,6 +190,7 @@ class Recommender:
     ranker: Ranker | None = None
     ads: Ads | None = None
     vectors: npt.NDArray[np.float32] | None = None
+    user_mode: UserMode | None = None
     digest: str = ""
 
     @cached_property
@@ -330,6 +334,7 @@ class Recommender:
                 (*flags, *page.flags),
                 item_ids,
                 best.tolist(),
+                context.goal_probability,
             ),
             page.short_reason,
             encode_cursor([*one.shown, *item_ids]) if full else None,
@@ -378,13 +383,16 @@ class Recommender:
     def _rule_context(self, one: _Asked) -> RuleContext:
         request = one.request
         name = request.request_id or ""
+        goal = _share(request.context.get("goal_probability"))
+        if goal is None and self.user_mode is not None:
+            goal = self.user_mode.probability(request, len(one.shown))
         return RuleContext(
             request.k,
             seed=int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=7).digest(), "big"),
             history_codes=_Codes(self.items, one.history),
             previous_items=one.previous,
             excluded_items=one.excluded,
-            goal_probability=_share(request.context.get("goal_probability")),
+            goal_probability=goal,
             cold_share=_share(request.context.get("cold_share")),
         )
 
@@ -470,6 +478,7 @@ class Recommender:
             "retrievers": {name: source.retriever.kind for name, source in self.sources.items()},
             "ranker": self.ranker is not None,
             "ads": 0 if self.ads is None else len(self.ads.items),
+            "user_mode": self.user_mode is not None,
             "placements": list(self.placements),
         }
 

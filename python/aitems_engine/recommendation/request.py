@@ -33,11 +33,14 @@ class HistoryEvent:
         Milliseconds since 1970 (UTC); -1 where unknown.
     event_type : str
         "purchase" marks the item as bought; the others count alike.
+    value : float, optional
+        Of a "dwell" the seconds; no other has a meaning yet.
     """
 
     item_id: str
     timestamp: int = -1
     event_type: str = "click"
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Request:
             events = [e if isinstance(e, str) else HistoryEvent(**e) for e in history]
         except TypeError:
             raise InvalidInputError(
-                "history must hold item ids or objects with item_id, timestamp and event_type"
+                "history must hold item ids or objects with item_id, timestamp, event_type and value"
             ) from None
         if not isinstance(values.get("exclude", []), (list, tuple)):
             raise InvalidInputError(f"exclude must be a list, got {type(values['exclude']).__name__}")
@@ -181,6 +184,8 @@ def _event(event: Any) -> None:
     if not isinstance(event, HistoryEvent) or type(event.item_id) is not str or type(event.event_type) is not str:
         raise InvalidInputError(f"history must hold item ids or HistoryEvent, got {event!r:.80}")
     _whole("timestamp of an event", event.timestamp, -1, MAX_TIME_MS)
+    if event.value is not None and not _number(event.value):
+        raise InvalidInputError(f"value of an event must be a number or None, got {event.value!r:.80}")
 
 
 def _text(name: str, value: Any, longest: int) -> None:

@@ -79,6 +79,8 @@ class Trace:
     flags : tuple of str
         What did not go as planned.
     item_ids, scores : the page
+    goal_probability : float, optional
+        That the user knows what they want, as the rules took it: of the request's context, or of the bundle's model.
     """
 
     request: Request
@@ -88,6 +90,7 @@ class Trace:
     flags: tuple[str, ...]
     item_ids: list[str]
     scores: list[float]
+    goal_probability: float | None = None
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
@@ -104,6 +107,7 @@ class Trace:
             "flags": list(self.flags),
             "item_ids": self.item_ids,
             "scores": self.scores,
+            "goal_probability": self.goal_probability,
         }
 
     @classmethod
@@ -116,6 +120,7 @@ class Trace:
             They are not a trace's.
         """
         try:
+            goal = values.get("goal_probability")
             return cls(
                 Request.from_dict(values["request"]),
                 str(values["bundle_digest"]),
@@ -129,8 +134,9 @@ class Trace:
                 tuple(map(str, values["flags"])),
                 list(map(str, values["item_ids"])),
                 list(map(float, values["scores"])),
+                None if goal is None else float(goal),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(f"this is not a trace of this engine: {error!r:.200}") from None
 
 

@@ -134,8 +134,8 @@ class Chain:
 
     @property
     def columns(self) -> set[str]:
-        """Columns of the slate that the rules need."""
-        return {column for _, rule, _ in self.rules for column in rule.needs}
+        """Columns of the slate that the rules need, or use where they are there."""
+        return {column for _, rule, _ in self.rules for column in (*rule.needs, *getattr(rule, "uses", ()))}
 
     @property
     def attributes(self) -> set[str]:
@@ -248,6 +248,8 @@ class Chain:
         for column in rule.needs:
             if getattr(slate, column) is None:
                 return column
+        if isinstance(rule, Freshness) and all(getattr(slate, column) is None for column in rule.uses):
+            return " or ".join(rule.uses)
         attribute = getattr(rule, "attribute", None)
         return attribute if attribute and attribute not in slate.codes else None
 

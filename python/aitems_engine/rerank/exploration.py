@@ -45,6 +45,7 @@ class Exploration:
         "prior_impressions": number(1, default=100.0),
     }
     needs: ClassVar[tuple[str, ...]] = ("pctr",)
+    uses: ClassVar[tuple[str, ...]] = ("impressions",)
     relaxable: ClassVar[bool] = False
 
     def apply(self, draft: Draft, level: int) -> str | None:

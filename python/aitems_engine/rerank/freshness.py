@@ -41,6 +41,12 @@ class Freshness:
     needs: ClassVar[tuple[str, ...]] = ()
     relaxable: ClassVar[bool] = False
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Columns that say what is cold; one of them is enough."""
+        asked = {"age_days": self.max_age_days, "impressions": self.min_impressions}
+        return tuple(column for column, limit in asked.items() if limit is not None)
+
     def apply(self, draft: Draft, level: int) -> str | None:
         slate = draft.slate
         cold = np.zeros(len(slate), np.bool_)
@@ -56,8 +62,16 @@ class Freshness:
 class FreshnessController:
     """Integral controller: asks the next page for more while the share so far is below the target, and for less above.
 
-    Not part of a chain, because a chain has no state: hold one for each placement, hand `share` to the context as
-    `cold_share` (and into the trace, so that a replay is exact), and report what the page had.
+    Not part of a chain or an engine, which have no state: hold one for each placement beside all engines that serve it,
+    hand `share` to the context as `cold_share` (it stands in the traced request, so a replay is exact), and report what
+    the pages that were really shown had.
+
+    Examples
+    --------
+    >>> controller = FreshnessController(0.1)
+    >>> controller.observe(0.0)  # a page had nothing cold: the next one is asked for more
+    >>> round(controller.share, 3)
+    0.105
 
     Parameters
     ----------

@@ -86,12 +86,21 @@ class UserModeModel:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> UserModeModel:
-        """Return the model of a parsed JSON object."""
-        bias, weights = value.get("bias"), value.get("weights")
-        if not isinstance(bias, (int, float)) or not isinstance(weights, (list, tuple)) or len(weights) != len(SIGNALS):
+    def from_json(cls, value: object) -> UserModeModel:
+        """Return the model of a parsed JSON object.
+
+        Raises
+        ------
+        ConfigError
+            It is not one of `to_json`.
+        """
+        found = value if isinstance(value, Mapping) else {}
+        weights = found.get("weights")
+        numbers = [found.get("bias"), *(weights if isinstance(weights, (list, tuple)) else ())]
+        usable = all(type(x) in (int, float) and abs(x) < float("inf") for x in numbers)
+        if set(found) != {"bias", "weights"} or not usable or len(numbers) != 1 + len(SIGNALS):
             raise ConfigError(f"a user mode model is {{'bias': number, 'weights': [4 numbers]}}, got {str(value)[:80]}")
-        return cls(float(bias), tuple(float(w) for w in weights))  # type: ignore[arg-type]
+        return cls(float(numbers[0]), (*map(float, numbers[1:]),))  # type: ignore[arg-type]
 
 
 def _features(signals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
