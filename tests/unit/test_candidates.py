@@ -19,6 +19,7 @@ from aitems_engine.retrieval import (
     ItemKnn,
     Popularity,
     Retriever,
+    TwoTower,
     open_retriever,
     read_retriever,
     retriever_parts,
@@ -28,6 +29,7 @@ from aitems_engine.retrieval import (
 from aitems_engine.retrieval import files as retriever_files
 from aitems_engine.retrieval.retriever import BATCH
 from aitems_engine.retrieval.sparse import Csr
+from aitems_engine.retrieval.two_tower import normalised
 from aitems_engine.training import retrieval as training
 
 
@@ -44,12 +46,18 @@ def random_histories(rng: np.random.Generator, users: int, num_items: int, longe
     )
 
 
+def directions(count: int, num_items: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [normalised(rng.standard_normal((num_items, 4)).astype(np.float32)) for _ in range(count)]
+
+
 FITS = {
     "popularity": training.fit_popularity,
     "item-knn": lambda x: training.fit_item_knn(x, neighbours=6, shrinkage=3, decay=0.9),
     "ease": lambda x: training.fit_ease(x, l2=5),
     "gf-cf": lambda x: training.fit_gf_cf(x, rank=5),
     "ials": lambda x: training.fit_ials(x, rank=6, epochs=3),
+    "two-tower": lambda x: TwoTower(x.item_ids, *directions(2, x.num_items), decay=0.8),
 }
 
 

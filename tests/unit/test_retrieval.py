@@ -18,6 +18,7 @@ from aitems_engine.evaluation.ranking import bootstrap_mean, evaluate_ranking, g
 from aitems_engine.events import Interactions, leave_one_out
 from aitems_engine.retrieval import Popularity, Retriever, open_retriever, save_retriever
 from aitems_engine.training import retrieval as training
+from aitems_engine.training.two_tower import TwoTowerSettings, fit_two_tower
 
 _spec = importlib.util.spec_from_file_location(
     "slow_ranking", Path(__file__).resolve().parent.parent / "reference" / "slow_ranking.py"
@@ -50,6 +51,7 @@ FITS = {
     "ease": lambda x: training.fit_ease(x, l2=5),
     "gf-cf": lambda x: training.fit_gf_cf(x, rank=5),
     "ials": lambda x: training.fit_ials(x, rank=6, epochs=3),
+    "two-tower": lambda x: fit_two_tower(x, TwoTowerSettings(dim=8, users=32, uniform=16, threads=1)).retriever,
 }
 
 

@@ -24,7 +24,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("simulate", "shop"): ("simulate_shop", "a Korean shop with known truth: taxonomy, titles, malls, labels"),
     ("train", "tokenizer"): ("train_tokenizer", "train a vocabulary and write tokenizer.json"),
     ("train", "category"): ("train_category", "train the category classifier and write a bundle"),
-    ("train", "retrieval"): ("train_retrieval", "train a retriever on events: popularity, item-knn, ease, gf-cf, ials"),
+    ("train", "retrieval"): ("train_retrieval", "train a retriever on events, from popularity to two towers"),
     ("train", "ranking"): ("train_ranking", "train a ranker on impressions: deepfm, dlrm, dcn-v2, esmm"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
     ("classify",): ("classify", "categories for the products of a file"),

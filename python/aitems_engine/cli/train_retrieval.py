@@ -1,8 +1,8 @@
 """Train a retriever on events: from a user's history to the items worth ranking.
 
-NAME is popularity, item-knn, ease, gf-cf or ials. The result is a directory that holds the retriever and the histories
-it was made from. Events are a table with user_id and item_id (Parquet, CSV, TSV, JSONL; timestamp, event_type and
-event_id where there are any), RecBole's .inter, or lines of `user item item ...` (.txt).
+NAME is popularity, item-knn, ease, gf-cf, ials or two-tower. The result is a directory that holds the retriever and
+the histories it was made from. Events are a table with user_id and item_id (Parquet, CSV, TSV, JSONL; timestamp,
+event_type and event_id where there are any), RecBole's .inter, or lines of `user item item ...` (.txt).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aitems_engine.errors import InvalidInputError
 
@@ -24,9 +24,17 @@ EXAMPLES = """  aitems train retrieval gf-cf --events events.parquet --out model
   aitems train retrieval ease --events events.csv --column user_id=member --out model --l2 300 --decay 0.9
   aitems train retrieval ials --events history.txt --out model --rank 128 --epochs 12
   aitems train retrieval popularity --events events.parquet --out model --half-life-days 7 --event-type purchase
+  aitems train retrieval two-tower --events events.parquet --products products.parquet --out model --checkpoint state
 """
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Return numbers separated by commas."""
+    return tuple(int(size) for size in text.split(","))
+
+
 # option -> (type, retrievers that know it, help)
-OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
+OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     "half_life_days": (
         float,
         ("popularity",),
@@ -35,15 +43,34 @@ OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
     "neighbours": (int, ("item-knn",), "kept for each item (default 100)"),
     "shrinkage": (float, ("item-knn",), "takes back similarities that rest on few users (default 20)"),
     "l2": (float, ("ease", "ials"), "regularisation (default: ease 500, ials 0.002)"),
-    "decay": (float, ("ease", "item-knn"), "what one step back in the history costs, above 0 to 1 (default 1)"),
+    "decay": (
+        float,
+        ("ease", "item-knn", "two-tower"),
+        "what one step back in the history costs, above 0 to 1 (default 1)",
+    ),
     "rank": (int, ("gf-cf", "ials"), "singular vectors or dimensions (default: gf-cf 256, ials 64)"),
     "alpha": (float, ("gf-cf",), "weight of the ideal low-pass filter (default 0.3)"),
-    "epochs": (int, ("ials",), "default 16"),
+    "epochs": (int, ("ials", "two-tower"), "default: ials 16, two-tower 20 at most"),
     "unobserved": (float, ("ials",), "weight of a pair that was not observed (default 0.1)"),
-    "seed": (int, ("gf-cf", "ials"), "default 0"),
+    "dim": (int, ("two-tower",), "of the vectors (default 64)"),
+    "hidden": (sizes, ("two-tower",), "hidden layers of the user tower, e.g. 128,64 (default none)"),
+    "temperature": (float, ("two-tower",), "of the softmax (default 0.1)"),
+    "logq": (float, ("two-tower",), "share of log(expected draws) that is subtracted, 0 to 1 (default 1)"),
+    "uniform": (int, ("two-tower",), "items drawn uniformly as negatives of a step (default 2048)"),
+    "id_dropout": (float, ("two-tower",), "share of items whose attributes stand alone in training (default 0.1)"),
+    "validation": (int, ("two-tower",), "users to stop training by (default 2000, half of them at most); 0 = none"),
+    "patience": (int, ("two-tower",), "epochs without a higher recall before it stops (default 3)"),
+    "table_learning_rate": (float, ("two-tower",), "of the vectors (default 0.1)"),
+    "threads": (int, ("two-tower",), "0 = as many as torch chooses"),
+    "device": (str, ("two-tower",), "as torch names it, e.g. cpu or cuda:0 (default: GPU if there)"),
+    "seed": (int, ("gf-cf", "ials", "two-tower"), "default 0"),
+    "past_only": (bool, ("two-tower",), "learn from the items before the target, not from all others"),
+    "products": (Path, ("two-tower",), "file of products: their attributes, and items that no event knows"),
+    "taxonomy": (Path, ("two-tower",), "category tree of the products: adds its levels as attributes"),
+    "checkpoint": (Path, ("two-tower",), "file of the training's state, to stop and go on later"),
 }
 EVENT_EXAMPLE = "user_id=member"
-NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials")
+NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials", "two-tower")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +79,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="directory of the model")
     configure_events(parser)
     for option, (kind, names, text) in OPTIONS.items():
-        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help=f"{', '.join(names)}: {text}")
+        form: dict[str, Any] = {"action": "store_const", "const": True} if kind is bool else {"type": kind}
+        parser.add_argument(f"--{option.replace('_', '-')}", help=f"{', '.join(names)}: {text}", **form)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -97,22 +125,64 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     if args.name == "ials":
         chosen["progress"] = iter if args.quiet else progress("ials", "epoch")
+    if args.name == "two-tower":
+        chosen["quiet"] = args.quiet
     fits: dict[str, Callable[..., Retriever]] = {
         "popularity": training.fit_popularity,
         "item-knn": training.fit_item_knn,
         "ease": training.fit_ease,
         "gf-cf": training.fit_gf_cf,
         "ials": training.fit_ials,
+        "two-tower": fit_towers,
     }
     retriever = fits[args.name](interactions, **chosen)
     seconds = time.perf_counter() - began
     facts = {"events": args.events.name, "counts": dict(interactions.counts), "seconds": round(seconds, 2)}
+    if retriever.item_ids is not interactions.item_ids:
+        interactions = interactions.over(retriever.item_ids)
     digest = save_retriever(args.out, retriever, interactions, facts=facts)
     noticed = "".join(f", {n} {what.replace('_', ' ')}" for what, n in interactions.counts.items() if n)
     print(
         f"{args.name}: {len(interactions)} users, {interactions.num_items} items, {len(interactions.items)} "
         f"interactions{noticed}; trained in {seconds:.1f} s\nmodel {args.out} ({digest[:12]})"
     )
+
+
+def fit_towers(
+    interactions: Interactions,
+    *,
+    products: Path | None = None,
+    taxonomy: Path | None = None,
+    checkpoint: Path | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Retriever:
+    """Return the trained two-tower retriever over the items of events and products."""
+    from aitems_engine.errors import require_extra
+
+    require_extra("train", "torch")
+    from aitems_engine.catalog import ItemTable, Taxonomy, read_products
+    from aitems_engine.training.progress import bar
+    from aitems_engine.training.two_tower import TwoTowerSettings, best_epoch, fit_two_tower
+
+    if taxonomy is not None and products is None:
+        raise InvalidInputError("--taxonomy is for the categories of --products; give both")
+    items = None
+    if products is not None:
+        items = ItemTable.from_products(read_products(products), Taxonomy.read(taxonomy) if taxonomy else None)
+        # items that only events know follow those of the file
+        interactions = interactions.over(list(dict.fromkeys([*items.item_ids, *interactions.item_ids])))
+    with bar(not quiet, "two-tower") as on_step:
+        found = fit_two_tower(
+            interactions, TwoTowerSettings(**settings), items=items, checkpoint=checkpoint, on_step=on_step
+        )
+    best = best_epoch(found.history)
+    recall = found.history[best - 1].recall
+    print(
+        f"epoch {best} of {len(found.history)} is best"
+        + (f", recall@20 {recall:.4f} on the items kept to stop by" if recall is not None else "")
+    )
+    return found.retriever
 
 
 def progress(title: str, unit: str) -> Callable[[Iterable[int]], Iterable[int]]:

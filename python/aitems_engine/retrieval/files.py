@@ -27,10 +27,11 @@ from aitems_engine.retrieval.item_knn import ItemKnn
 from aitems_engine.retrieval.nearest import INDEXED_FROM, build_index
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
+from aitems_engine.retrieval.two_tower import TwoTower
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
-KINDS: dict[str, type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials]] = {
-    c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials)
+KINDS: dict[str, type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower]] = {
+    c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower)
 }
 _MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES, _INDEX = (
     "retriever.json",
@@ -114,7 +115,7 @@ def retriever_parts(
         _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         _ARRAYS: arrays,
     }
-    if isinstance(retriever, Ials) and len(retriever.item_ids) >= INDEXED_FROM:
+    if isinstance(retriever, Ials | TwoTower) and len(retriever.item_ids) >= INDEXED_FROM:
         index = build_index(retriever, histories, tag=hashlib.sha256(arrays).hexdigest())
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / _INDEX
@@ -139,7 +140,7 @@ def read_retriever(bundle: Bundle, item_ids: list[str]) -> Retriever:
         arrays = read_safetensors(bundle.file(_ARRAYS))
         retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
         _check_scores(retriever)
-        if _INDEX not in bundle.parts or not isinstance(retriever, Ials):
+        if _INDEX not in bundle.parts or not isinstance(retriever, Ials | TwoTower):
             return retriever
         # the bundle has checked the part's SHA-256
         index = AnnIndex.open(bundle.file(_INDEX), dim=retriever.vectors.shape[1], verify=False)
