@@ -330,11 +330,28 @@ def sampled_softmax_loss(
     draws, expected : float32 tensors, shape (C,)
         How often each column was drawn in this step, and how often it is on average.
     """
-    logits = users @ columns.T / temperature
-    target = logits.gather(2, own[:, :, None])[:, :, 0]
-    correction = torch.log(draws) - logq * torch.log(expected)
-    others = torch.logsumexp((logits + correction).masked_fill(hidden[:, None, :], -torch.inf), 2)
-    return F.softplus(others - target)
+    users = users / temperature
+    target = (users * F.embedding(own, columns)).sum(2)
+    correction = (torch.log(draws) - logq * torch.log(expected)).expand(hidden.shape).masked_fill(hidden, -torch.inf)
+    return F.softplus(_LogSumExp.apply(users @ columns.T, correction[:, None]) - target)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """logsumexp(logits + correction) over the last axis, in the memory of `logits`: half the time of a step else."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
+        highest = logits.add_(correction).amax(2, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
+        total = logits.sub_(highest).exp_().sum(2, keepdim=True)
+        ctx.save_for_backward(logits, total)
+        return (highest + torch.log(total))[:, :, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        powers, total = ctx.saved_tensors
+        # a row without any column has no gradient
+        share = gradients[0][:, :, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
+        return powers.mul_(share), None
 
 
 @dataclass(frozen=True, eq=False)
