@@ -1,7 +1,8 @@
-"""Quality of the closed-form retrievers on public data, full ranking: chosen on validation, trained again, asked once.
+"""Quality of the retrievers on public data, full ranking: chosen on validation, trained again, asked once.
 
-Gowalla (the NGCF/LightGCN split): validation is a random tenth of each training history. Beauty: leave-one-out; strict,
-that is, the validation item is never trained on, but is part of the history that is asked about.
+Gowalla (the NGCF/LightGCN split): validation is a random tenth of each training history, of which 5,000 users are
+asked. Beauty: leave-one-out; strict, that is, the validation item is never trained on, but is part of the history that
+is asked about. `-k gowalla` runs both tests of Gowalla, `-k gowalla_two_tower` the longer one alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 
 from aitems_engine.evaluation.ranking import RankingScores, bootstrap_mean, evaluate_ranking
 from aitems_engine.events import Interactions, leave_one_out, read_interactions, split_last_share
-from aitems_engine.retrieval import Ease, Retriever
+from aitems_engine.retrieval import Ease, GfCf, Retriever
 from aitems_engine.training.retrieval import fit_ease, fit_gf_cf, fit_ials, fit_item_knn, fit_popularity
 
 DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -38,6 +39,20 @@ class EaseOfDecays:
             self._last = None
             self._last = (interactions, l2, fit_ease(interactions, l2=l2))
         return replace(self._last[2], decay=decay)
+
+
+class GfCfOfRanks:
+    """GF-CF whose decomposition is computed once, at the highest rank, when its settings come one by one."""
+
+    def __init__(self, rank_max: int) -> None:
+        self._rank_max = rank_max
+        self._last: tuple[Interactions, GfCf] | None = None
+
+    def __call__(self, interactions: Interactions, *, rank: int, alpha: float) -> GfCf:
+        if self._last is None or self._last[0] is not interactions:
+            self._last = None
+            self._last = (interactions, fit_gf_cf(interactions, rank=self._rank_max))
+        return replace(self._last[1], vectors=np.ascontiguousarray(self._last[1].vectors[:, :rank]), alpha=alpha)
 
 
 def grid(fit: Callable[..., Retriever], options: list[dict[str, float]]) -> list[tuple[str, Fit]]:
@@ -102,24 +117,34 @@ def needed(*parts: str) -> Path:
     return path
 
 
-def test_gowalla(publish: Callable[[str, str], None]) -> None:
+def gowalla() -> tuple[Interactions, Interactions]:
     train = read_interactions(needed("gowalla", "train.txt"))
-    test = read_interactions(needed("gowalla", "test.txt")).over(train.item_ids).of_users(train.user_ids)
-    carved = split_last_share(train, 0.1, seed=0)
-    models = {
-        "popularity": grid(fit_popularity, [{}]),
-        "item-knn": grid(fit_item_knn, [{"neighbours": n, "shrinkage": s} for n in (50, 200) for s in (0, 20)]),
-        "gf-cf": grid(fit_gf_cf, [{"rank": 256, "alpha": a} for a in (0.2, 0.3)]),
-        "ials": grid(fit_ials, [{"rank": 64, "epochs": 12, "l2": r, "unobserved": 0.1} for r in (0.001, 0.003, 0.01)]),
-    }
-    lines, best = measured(models, carved.train, carved.train, carved.validation, train, train, test, 20)
-    publish(
-        "retrieval_gowalla",
+    return train, read_interactions(needed("gowalla", "test.txt")).over(train.item_ids).of_users(train.user_ids)
+
+
+def of_gowalla(train: Interactions, test: Interactions) -> str:
+    return (
         f"Gowalla, {len(train)} users, {train.num_items} items, {len(train.items)} + {len(test.items)} interactions, "
         "the published split; full ranking, training items left out; 95 % bootstrap intervals over users. Published: "
-        f"LightGCN .1830/.1554, GF-CF .1868/.1534, iALS .1708/.1434.\n\n{table(20, lines)}",
+        "LightGCN .1830/.1554, SimpleX .1872/.1557; measured elsewhere: GF-CF .1868/.1534, YoutubeDNN .1754/.1473, "
+        "iALS .1708/.1434."
     )
-    assert best > 0.15
+
+
+def test_gowalla(publish: Callable[[str, str], None]) -> None:
+    train, test = gowalla()
+    carved = split_last_share(train, 0.1, seed=0)
+    asked = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(carved.validation.splits)))[:5000]
+    known, validation = carved.train.take(asked), carved.validation.take(asked)
+    models = {
+        "popularity": grid(fit_popularity, [{}]),
+        "item-knn": grid(fit_item_knn, [{"neighbours": 200, "shrinkage": s} for s in (0, 20)]),
+        "gf-cf": grid(GfCfOfRanks(1024), [{"rank": r, "alpha": a} for r in (256, 512, 1024) for a in (0.1, 0.2, 0.3)]),
+        "ials": grid(fit_ials, [{"rank": 64, "epochs": 10, "l2": r, "unobserved": 0.1} for r in (0.003, 0.01)]),
+    }
+    lines, best = measured(models, carved.train, known, validation, train, train, test, 20)
+    publish("retrieval_gowalla", f"{of_gowalla(train, test)}\n\n{table(20, lines)}")
+    assert best > 0.1868
 
 
 def test_beauty(publish: Callable[[str, str], None]) -> None:

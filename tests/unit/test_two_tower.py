@@ -111,6 +111,32 @@ def test_the_loss_is_its_definition(logq: float) -> None:
             assert found[n, t] == pytest.approx(wanted, rel=1e-4)
 
 
+def test_the_gradient_is_that_of_the_plain_formula() -> None:
+    rng = np.random.default_rng(6)
+    start = [torch.from_numpy(rng.normal(size=shape)) for shape in ((5, 2, 3), (7, 3))]
+    own, hidden = torch.from_numpy(rng.integers(0, 7, (5, 2))), torch.from_numpy(rng.random((5, 7)) < 0.4)
+    hidden.scatter_(1, own, True)
+    hidden[0] = True  # a user without any negative
+    draws, expected = (torch.from_numpy(rng.uniform(0.1, 3, 7)) for _ in range(2))
+
+    def plain(users: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        logits = users @ columns.T / 0.3
+        target = logits.gather(2, own[:, :, None])[:, :, 0]
+        weights = torch.where(hidden, 0.0, draws / expected)[:, None]
+        return torch.log(target.exp() + (weights * logits.exp()).sum(2)) - target
+
+    found = []
+    for loss in (
+        plain,
+        lambda u, c: sampled_softmax_loss(u, c, own, hidden, draws, expected, temperature=0.3),
+    ):
+        users, columns = (v.clone().requires_grad_() for v in start)
+        loss(users, columns).sum().backward()
+        found.append((users.grad.numpy(), columns.grad.numpy()))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+
+
 def test_a_target_whose_negatives_are_all_hidden_costs_nothing() -> None:
     users, columns = torch.ones(1, 1, 2), torch.ones(2, 2)
     hidden = torch.ones(1, 2, dtype=torch.bool)

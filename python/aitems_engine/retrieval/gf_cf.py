@@ -27,7 +27,7 @@ class GfCf:
     graph : Csr, shape (num_users, num_items)
         R~.
     vectors : float32 array, shape (num_items, rank)
-        V; without columns only the linear filter is there.
+        V, the strongest first; without columns only the linear filter is there.
     degrees : float32 array, shape (num_items,)
         Square roots of the items' degrees; 0 where an item has none.
     alpha : float

@@ -165,7 +165,8 @@ def fit_gf_cf(interactions: Interactions, *, rank: int = 256, alpha: float = 0.3
     vectors = np.zeros((graph.shape[1], 0))
     if rank > 0:
         start = np.random.default_rng(seed).standard_normal(min(graph.shape))
-        vectors = svds(graph.astype(np.float64), k=rank, v0=start, return_singular_vectors="vh")[2].T
+        _, spectrum, rows = svds(graph.astype(np.float64), k=rank, v0=start, return_singular_vectors="vh")
+        vectors = rows[np.argsort(-spectrum)].T
     return GfCf(
         interactions.item_ids,
         Csr(
