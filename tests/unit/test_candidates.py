@@ -29,7 +29,6 @@ from aitems_engine.retrieval import (
 from aitems_engine.retrieval import files as retriever_files
 from aitems_engine.retrieval.retriever import BATCH
 from aitems_engine.retrieval.sparse import Csr
-from aitems_engine.retrieval.two_tower import normalised
 from aitems_engine.training import retrieval as training
 
 
@@ -46,9 +45,8 @@ def random_histories(rng: np.random.Generator, users: int, num_items: int, longe
     )
 
 
-def directions(count: int, num_items: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [normalised(rng.standard_normal((num_items, 4)).astype(np.float32)) for _ in range(count)]
+def directions(num_items: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((num_items, 4)).astype(np.float32)
 
 
 FITS = {
@@ -57,7 +55,7 @@ FITS = {
     "ease": lambda x: training.fit_ease(x, l2=5),
     "gf-cf": lambda x: training.fit_gf_cf(x, rank=5),
     "ials": lambda x: training.fit_ials(x, rank=6, epochs=3),
-    "two-tower": lambda x: TwoTower(x.item_ids, *directions(2, x.num_items), decay=0.8),
+    "two-tower": lambda x: TwoTower(x.item_ids, directions(x.num_items), decay=0.8),
 }
 
 

@@ -25,6 +25,7 @@ from aitems_engine.training.two_tower import (
     _Batches,
     best_epoch,
     fit_two_tower,
+    normalize,
     sampled_softmax_loss,
 )
 
@@ -77,20 +78,20 @@ def test_torch_and_serving_are_equal(name: str) -> None:
     found = fit_two_tower(x, chosen, items=tastes())
     model, retriever = found.model, found.retriever
     with torch.no_grad():
-        items = model.item_tower(torch.arange(30)).numpy()
+        vectors = model.items(torch.arange(30))
+        items = normalize(vectors).numpy()
         assert np.abs(items - retriever.vectors).max() <= 1e-5
         for u in range(0, 200, 7):
             history = x.history(u)[-chosen.longest :] if chosen.past_only else x.history(u)
-            vectors = model.history_vectors(torch.arange(30))[torch.from_numpy(history.astype(np.int64))]
             ages = np.arange(len(history))[::-1].copy()
             weights = torch.from_numpy(chosen.decay**ages).float()
-            user = model.user_tower(vectors[None], weights[None, None])[0, 0].numpy()
+            user = model.user_tower(vectors[history.tolist()][None], weights[None, None])[0, 0].numpy()
             served = retriever.queries(x.take([u]))[0]
             assert np.abs(user - served).max() <= 1e-5
             assert np.abs(retriever.scores(x.take([u]))[0] - items @ user).max() <= 1e-5
             layers = [(w, b) for w, b in retriever.layers]
             expected = slow.user_vector(
-                x.history(u).tolist(), retriever.history, layers, retriever.decay, retriever.longest
+                x.history(u).tolist(), retriever.items, layers, retriever.decay, retriever.longest
             )
             np.testing.assert_allclose(served, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(retriever.vectors, axis=1), 1, rtol=1e-5)
@@ -162,7 +163,7 @@ def test_logq_makes_the_sampled_loss_that_of_the_whole_catalogue() -> None:
             batch = batches.step(users, first, rng)
             if len(users) < chosen.users:
                 continue
-            columns, draws = batch.columns, batch.draws
+            columns, draws = batch.items[: len(batch.draws)], batch.draws
             if target not in columns:
                 continue
             own = int(np.flatnonzero(columns == target)[0])
@@ -196,7 +197,8 @@ def test_every_interaction_is_a_target_once_and_never_sees_itself() -> None:
         targets = []
         for users, first in batches.epoch(rng):
             batch = batches.step(users, first, rng)
-            seen = batch.history_items[batch.history]
+            seen = batch.items[batch.history]
+            assert len(np.unique(batch.items)) == len(batch.items)
             for n, user in enumerate(users.tolist()):
                 history = x.history(user).tolist()
                 known = set(history)
@@ -205,7 +207,7 @@ def test_every_interaction_is_a_target_once_and_never_sees_itself() -> None:
                     if not 0 <= place < len(history):
                         assert not batch.used[n, t]
                         continue
-                    target = int(batch.columns[batch.own[n, t]])
+                    target = int(batch.items[batch.own[n, t]])
                     targets.append((user, target))
                     assert target == history[place]
                     shown = seen[n][batch.weights[n, t] > 0].tolist()
@@ -214,7 +216,7 @@ def test_every_interaction_is_a_target_once_and_never_sees_itself() -> None:
                     assert set(shown) <= (set(history[:place]) if past_only else known)
                     assert batch.used[n, t] == bool(shown)
                     assert batch.hidden[n, batch.own[n, t]]
-                assert set(batch.columns[batch.hidden[n]].tolist()) <= known
+                assert set(batch.items[: len(batch.draws)][batch.hidden[n]].tolist()) <= known
         usable = [(u, i) for u in range(50) if len(x.history(u)) >= 2 for i in x.history(u).tolist()]
         assert sorted(targets) == sorted(usable)
 
@@ -232,7 +234,7 @@ def test_it_learns_tastes(name: str) -> None:
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not() -> None:
     first, second, other = (weights_of(fit_two_tower(shop(), settings(epochs=2, seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["items.0.weight"], other["items.0.weight"])
+    assert not torch.equal(first["ids.weight"], other["ids.weight"])
 
 
 def test_a_stopped_and_a_killed_training_go_on_to_the_same_figures(tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ def test_files_of_other_shapes_are_refused(tmp_path: Path) -> None:
     opened, _ = open_retriever(tmp_path / "m")
     np.testing.assert_array_equal(opened.scores(x), retriever.scores(x))
     parts = {p.name: p for p in (tmp_path / "m").iterdir() if p.name != "manifest.json"}
-    for wrong in ({"history": np.zeros((30, 7), np.float32)}, {"layer.1.bias": np.zeros(5, np.float32)}):
+    for wrong in ({"items": np.zeros((30, 7), np.float32)}, {"layer.1.bias": np.zeros(5, np.float32)}):
         arrays = safetensors_bytes({**retriever.arrays(), **wrong})
         write_bundle(tmp_path / "wrong", {**parts, "retriever.safetensors": arrays})
         with pytest.raises(BundleError, match="do not fit together"):

@@ -1,15 +1,16 @@
 """Two towers (Covington et al., RecSys 2016; Yi et al., RecSys 2019): a history and an item as vectors of length 1.
 
 The item tower adds the vector of the item's id and those of its attributes; an item that nobody touched has the latter
-alone. The user tower takes the weighted mean of the vectors that the history's items have in it, through hidden layers
-where there are any. A history's score of an item is their inner product, so new users need no training and the vectors
-go into an index. The torch twin that learns them is training/two_tower.py.
+alone. The user tower takes the weighted mean of the vectors of the history's items, before these are brought to length
+1 (so that an item may weigh more than another), through hidden layers where there are any. A history's score of an item
+is the inner product of both, so new users need no training and the vectors go into an index. The torch twin that learns
+them is training/two_tower.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -33,10 +34,8 @@ class TwoTower:
 
     Attributes
     ----------
-    vectors : float32 array, shape (num_items, dim)
-        What the item tower says of each item; length 1, or 0 where nothing is known.
-    history : float32 array, shape (num_items, dim)
-        What each item in a history adds to the user tower.
+    items : float32 array, shape (num_items, dim)
+        The vector of each item as it counts in a history; 0 where nothing is known.
     layers : tuple of (float32 (width, out), float32 (out,))
         Hidden layers of the user tower with relu between them; what the last one returns is added to the mean.
     decay : float in (0, 1]
@@ -45,24 +44,26 @@ class TwoTower:
         So many of the newest items of a history count; 0 = all.
     index : AnnIndex, optional
         Over `vectors`; `save_retriever` builds it where there are many items.
+    vectors : float32 array, shape (num_items, dim)
+        What the item tower says: `items` with length 1.
     """
 
     kind: ClassVar[str] = "two-tower"
     item_ids: Sequence[str]
-    vectors: FloatMatrix
-    history: FloatMatrix
+    items: FloatMatrix
     layers: Layers = ()
     decay: float = 1.0
     longest: int = 0
     index: AnnIndex | None = None
+    vectors: FloatMatrix = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.vectors.shape != self.history.shape or len(self.vectors) != len(self.item_ids):
+        if self.items.ndim != 2 or len(self.items) != len(self.item_ids):
             raise InvalidInputError(
-                f"vectors and history must have one row for each of {len(self.item_ids)} items and one width, "
-                f"got {self.vectors.shape} and {self.history.shape}"
+                f"items must have one row for each of {len(self.item_ids)} items, got {self.items.shape}"
             )
-        width = dim = self.vectors.shape[1]
+        object.__setattr__(self, "vectors", normalised(self.items))
+        width = dim = self.items.shape[1]
         for weight, bias in self.layers:
             if weight.shape != (width, len(bias)) or bias.ndim != 1:
                 raise InvalidInputError(f"a hidden layer over {width} values cannot be {weight.shape} and {bias.shape}")
@@ -77,7 +78,7 @@ class TwoTower:
             histories = histories.where(from_end <= self.longest)
         weights = history_matrix(histories, self.decay)
         total = np.bincount(weights.rows(), weights.values, len(weights))
-        mean = np.asarray(row_sums(weights, self.history) / np.maximum(total, LENGTH_MIN)[:, None], np.float32)
+        mean = np.asarray(row_sums(weights, self.items) / np.maximum(total, LENGTH_MIN)[:, None], np.float32)
         x = mean
         for place, (weight, bias) in enumerate(self.layers, start=1):
             x = x @ weight + bias
@@ -97,7 +98,7 @@ class TwoTower:
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""
-        arrays: Arrays = {"vectors": self.vectors, "history": self.history}
+        arrays: Arrays = {"items": self.items}
         for place, (weight, bias) in enumerate(self.layers):
             arrays |= {f"layer.{place}.weight": weight, f"layer.{place}.bias": bias}
         return arrays
@@ -111,7 +112,7 @@ class TwoTower:
         """Return the retriever that `arrays` and `settings` came from."""
         count = sum(name.endswith(".weight") for name in arrays)
         layers = tuple((arrays[f"layer.{i}.weight"], arrays[f"layer.{i}.bias"]) for i in range(count))
-        return cls(item_ids, arrays["vectors"], arrays["history"], layers, settings["decay"], int(settings["longest"]))
+        return cls(item_ids, arrays["items"], layers, settings["decay"], int(settings["longest"]))
 
 
 def normalised(vectors: FloatMatrix) -> FloatMatrix:

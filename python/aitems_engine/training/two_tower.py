@@ -125,9 +125,9 @@ class TwoTowerTraining:
 
 
 class TwoTowers(torch.nn.Module):
-    """Both towers; what they return has length 1.
+    """Both towers; what they return has length 1. They share the vectors of items.
 
-    In each, an item is the vector of its id, where it was ever touched, plus those of its attributes.
+    An item is the vector of its id, where it was ever touched, plus those of its attributes.
 
     Parameters
     ----------
@@ -146,9 +146,7 @@ class TwoTowers(torch.nn.Module):
         self.register_buffer("known", known)
         self.register_buffer("codes", codes)
         rows, dim = int(codes.max()) + 1 if codes.numel() else 0, settings.dim
-        self.items, self.history = (
-            torch.nn.ModuleList(RowTable(torch.randn(n, dim) * _START) for n in (len(known), rows)) for _ in range(2)
-        )
+        self.ids, self.attributes = (RowTable(torch.randn(n, dim) * _START) for n in (len(known), rows))
         sizes = (dim, *settings.hidden, dim) if settings.hidden else ()
         self.layers = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
@@ -158,25 +156,18 @@ class TwoTowers(torch.nn.Module):
 
     def tables(self) -> list[RowTable]:
         """Return the tables that `RowTable.step` updates; all other weights are ordinary parameters."""
-        return [table for table in (*self.items, *self.history) if isinstance(table, RowTable)]
+        return [self.ids, self.attributes]
 
-    def item_tower(self, items: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the vectors of distinct items (int64), float32 (n, dim); `kept` (n, 1) is 0 to leave the id out."""
-        return F.normalize(self._vectors(self.items, items, kept), dim=-1, eps=LENGTH_MIN)
+    def items(self, items: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the vectors of distinct items (int64), float32 (n, dim); `kept` (n, 1) is 0 to leave the id out.
 
-    def history_vectors(self, items: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what distinct items add to the user tower, float32 (n, dim)."""
-        return self._vectors(self.history, items, kept)
-
-    def _vectors(self, side: torch.nn.ModuleList, items: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        ids, attributes = side
-        assert isinstance(ids, RowTable)
-        assert isinstance(attributes, RowTable)
-        vectors = ids.gather(items) * (self.known[items] if kept is None else self.known[items] * kept)
+        With length 1 they are what the item tower says; the user tower takes them as they are.
+        """
+        vectors = self.ids.gather(items) * (self.known[items] if kept is None else self.known[items] * kept)
         if not self.codes.shape[1]:
             return vectors
         rows, place = torch.unique(self.codes[items], return_inverse=True)
-        return vectors + F.embedding(place, attributes.gather(rows)).sum(1)
+        return vectors + F.embedding(place, self.attributes.gather(rows)).sum(1)
 
     def user_tower(self, vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the vectors of histories.
@@ -184,7 +175,7 @@ class TwoTowers(torch.nn.Module):
         Parameters
         ----------
         vectors : float32 tensor, shape (n, L, dim)
-            Of the items of a history, by `history_vectors`.
+            Of the items of a history, by `items`.
         weights : float32 tensor, shape (n, T, L)
             Of each item for each of T targets; all 0 gives the vector 0.
 
@@ -198,7 +189,12 @@ class TwoTowers(torch.nn.Module):
             x = layer(x)
             if place < len(self.layers):
                 x = F.relu(x)
-        return F.normalize(mean + x if self.layers else mean, dim=-1, eps=LENGTH_MIN)
+        return normalize(mean + x if self.layers else mean)
+
+
+def normalize(vectors: torch.Tensor) -> torch.Tensor:
+    """Return the vectors with length 1, as `retrieval.two_tower.normalised` does."""
+    return F.normalize(vectors, dim=-1, eps=LENGTH_MIN)
 
 
 def fit_two_tower(
@@ -297,8 +293,7 @@ def export(model: TwoTowers, item_ids: list[str], settings: TwoTowerSettings) ->
 
     return TwoTower(
         item_ids,
-        array(model.item_tower(everything)),
-        array(model.history_vectors(everything)),
+        array(model.items(everything)),
         tuple((array(layer.weight.T), array(layer.bias)) for layer in model.linears()),
         settings.decay,
         settings.longest if settings.past_only else 0,
@@ -358,14 +353,13 @@ class _LogSumExp(torch.autograd.Function):
 class _Batch:
     """A step: n users with T targets and L items of the history each, C columns; see `sampled_softmax_loss`."""
 
-    columns: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    """Distinct; the first C of them are the columns."""
     own: npt.NDArray[np.int64]
     hidden: npt.NDArray[np.bool_]
     draws: npt.NDArray[np.int64]
-    history_items: npt.NDArray[np.int64]
-    """Distinct items of all histories."""
     history: npt.NDArray[np.int64]
-    """(n, L), positions in `history_items`."""
+    """(n, L), positions in `items`."""
     weights: npt.NDArray[np.float32]
     """(n, T, L), see `TwoTowers.user_tower`."""
     used: npt.NDArray[np.bool_]
@@ -391,7 +385,7 @@ class _Batches:
         pieces = 1 + -(-self._lengths[usable] // targets)
         self._pieces = np.repeat(np.flatnonzero(usable), pieces)
         self._piece = np.arange(len(self._pieces)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self._column_of = np.full(x.num_items, -1, np.int64)
+        self._place_of = np.full(x.num_items, -1, np.int64)
 
     def epoch(self, generator: np.random.Generator) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Return the steps of an epoch as users and the place of the first target of each.
@@ -430,19 +424,19 @@ class _Batches:
 
         drawn = np.concatenate([targets[there], generator.integers(0, x.num_items, chosen.uniform)])
         columns, draws = np.unique(drawn, return_counts=True)
-        self._column_of[columns] = np.arange(len(columns))
+        place_of = self._place_of
+        place_of[columns] = np.arange(len(columns))
+        own = place_of[np.where(there, targets, columns[0])]
         hidden = np.zeros((len(users), len(columns)), bool)
-        known = np.concatenate([np.where(there, targets, columns[0]), items], 1)
-        known_there = np.concatenate([there, seen], 1) & (self._column_of[known] >= 0)
-        row, at = np.nonzero(known_there)
-        hidden[row, self._column_of[known[row, at]]] = True
-        own = self._column_of[np.where(there, targets, columns[0])]
-        self._column_of[columns] = -1
-
-        history_items, history = np.unique(items, return_inverse=True)
-        return _Batch(
-            columns, own, hidden, draws, history_items, history.reshape(items.shape), weights.astype(np.float32), used
-        )
+        for known, flags in ((own, there), (place_of[items], seen)):
+            row, at = np.nonzero(flags & (known >= 0))
+            hidden[row, known[row, at]] = True
+        others = np.unique(items[place_of[items] < 0])
+        place_of[others] = np.arange(len(columns), len(columns) + len(others))
+        history = place_of[items]
+        distinct = np.concatenate([columns, others])
+        place_of[distinct] = -1
+        return _Batch(distinct, own, hidden, draws, history, weights.astype(np.float32), used)
 
 
 def _run_epoch(
@@ -464,17 +458,18 @@ def _run_epoch(
         rate = rate_at((epoch - 1) * len(steps) + number, settings.epochs * len(steps), settings.warmup_share)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
-        columns, own, hidden, draws, seen, history, weights, used = (
+        items, own, hidden, draws, history, weights, used = (
             torch.from_numpy(value).to(device) for value in vars(batches.step(users, first, generator)).values()
         )
-        kept: list[torch.Tensor | None] = [None, None]
+        kept = None
         if settings.id_dropout and model.codes.shape[1]:
-            flags = (generator.random((len(rows), 1)) >= settings.id_dropout for rows in (columns, seen))
-            kept = [torch.from_numpy(f).float().to(device) for f in flags]
-        expected = draws.sum().sub(settings.uniform) * frequency[columns] + settings.uniform / len(frequency)
+            kept = torch.from_numpy(generator.random((len(items), 1)) >= settings.id_dropout).float().to(device)
+        vectors = model.items(items, kept)
+        columns = slice(len(draws))
+        expected = draws.sum().sub(settings.uniform) * frequency[items[columns]] + settings.uniform / len(frequency)
         losses = sampled_softmax_loss(
-            model.user_tower(F.embedding(history, model.history_vectors(seen, kept[1])), weights),
-            model.item_tower(columns, kept[0]),
+            model.user_tower(F.embedding(history, vectors), weights),
+            normalize(vectors[columns]),
             own,
             hidden,
             draws.float(),
