@@ -125,6 +125,13 @@ void register_rerank(py::module_& module) {
              py::arg("spacings"), py::arg("cold"), py::arg("ad_rules"), py::arg("exploration"), py::arg("pctr"), py::arg("pcvr"),
              py::arg("price"), py::arg("bid"));
   rerank.def(
+      "falling_order",
+      [](const Array<double>& scores) {
+        const auto n = static_cast<std::size_t>(scores.size());
+        return array_of<std::int32_t>(falling_order(column(scores, n, "scores"), n));
+      },
+      py::arg("scores").noconvert());
+  rerank.def(
       "chances_to_be_best",
       [](const Array<double>& means, const Array<double>& deviations) {
         const auto n = static_cast<std::size_t>(means.size());

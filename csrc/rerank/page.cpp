@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "base/radix_sort.hpp"
+
 namespace aitems {
 namespace {
 
@@ -23,11 +25,15 @@ class Filler {
   Filler(const PageInput& input, double shadow_price)
       : in_(input),
         shadow_price_(shadow_price),
-        next_(in_.organic_count + 1),
+        organic_(in_.organic, in_.organic_count),
         placed_items_(in_.k),
         placed_codes_(in_.k * in_.spacings.size()),
         full_(in_.spacings.size()) {
-    std::iota(next_.begin(), next_.end(), std::size_t{1});
+    if (in_.cold) {
+      for (std::size_t i = 0; i < in_.organic_count; ++i)
+        if (in_.cold->cold[in_.organic[i]]) cold_rows_.push_back(in_.organic[i]);
+      cold_ = Walk(cold_rows_.data(), cold_rows_.size());
+    }
     page_.rows.reserve(in_.k);
     page_.relaxed.reserve(in_.k);
     page_.is_ad.reserve(in_.k);
@@ -54,6 +60,15 @@ class Filler {
   bool budget_binds() const { return budget_binds_; }
 
  private:
+  // Rows in order of preference. Those that are gone leave the list, so that a value that has its share is not walked over at every
+  // position.
+  struct Walk {
+    Walk() = default;
+    Walk(const std::int32_t* first, std::size_t count) : rows(first), next(count + 1) { std::iota(next.begin(), next.end(), std::size_t{1}); }
+    const std::int32_t* rows = nullptr;
+    std::vector<std::size_t> next;  // next[i]: the place, from 1, of the row that is walked to after the i-th; 0 = the first
+  };
+
   static std::size_t count(const std::int32_t* values, std::size_t begin, std::size_t end, std::int32_t value) {
     std::int32_t found = 0;
     for (std::size_t i = begin; i < end; ++i) found += values[i] == value;
@@ -90,18 +105,19 @@ class Filler {
     return !on_page(row);
   }
 
-  // The first organic row that fits (and is cold, where asked). Rows that are gone leave the list that is walked without relaxing,
-  // so that a value that has its share is not walked over at every position.
-  std::int32_t find(int level, bool cold) {
-    if (level > 0) {
-      for (std::size_t i = 0; i < in_.organic_count; ++i)
-        if (fits(in_.organic[i], level)) return in_.organic[i];
-      return kNobody;
-    }
-    for (std::size_t before = 0; next_[before] <= in_.organic_count;) {
-      const std::size_t at = next_[before];
-      const std::int32_t row = in_.organic[at - 1];
-      bool fitting = !cold || in_.cold->cold[row], gone = in_.levels[row] > 0;
+  // The first row that fits once relaxing has reached the level.
+  std::int32_t find_relaxed(int level) const {
+    for (std::size_t i = 0; i < in_.organic_count; ++i)
+      if (fits(in_.organic[i], level)) return in_.organic[i];
+    return kNobody;
+  }
+
+  // The first row that fits without relaxing.
+  std::int32_t find(Walk& walk) const {
+    for (std::size_t before = 0; walk.next[before] < walk.next.size();) {
+      const std::size_t at = walk.next[before];
+      const std::int32_t row = walk.rows[at - 1];
+      bool fitting = true, gone = in_.levels[row] > 0;
       for (std::size_t r = 0; r < in_.spacings.size() && !gone; ++r) {
         if (!no_room(r, row)) continue;
         fitting = false;
@@ -112,7 +128,7 @@ class Filler {
         gone = true;
       }
       if (gone)
-        next_[before] = next_[at];
+        walk.next[before] = walk.next[at];
       else
         before = at;
     }
@@ -137,13 +153,13 @@ class Filler {
   void fill(std::size_t p, const std::vector<double>* expected) {
     list_full();
     int level = 0;
-    std::int32_t row = find(0, false);
+    std::int32_t row = find(organic_);
     if (in_.exploration && in_.exploration->slots[p] && row != kNobody) {
       explore(p, row);
       return;
     }
     const std::int32_t ad = expected ? next_ad() : kNobody;
-    while (row == kNobody && level < in_.relax_levels) row = find(++level, false);
+    while (row == kNobody && level < in_.relax_levels) row = find_relaxed(++level);
     if (ad != kNobody && ad_pays(p, ad, row, *expected)) {
       place(ad, 0, true, 1);
       ++ads_;
@@ -152,7 +168,7 @@ class Filler {
     }
     if (row == kNobody) return;
     if (in_.cold && !in_.cold->cold[row] && cold_due(p)) {
-      const std::int32_t cold = find(0, true);
+      const std::int32_t cold = find(cold_);
       const double own = in_.scores[row];
       // a floor of 0.8 is 0.8 of a score above zero, and 1 / 0.8 of one below
       const double least = own >= 0 ? own * in_.cold->quality_floor : own / std::max(in_.cold->quality_floor, 1e-9);
@@ -256,7 +272,8 @@ class Filler {
   const PageInput& in_;
   const double shadow_price_;
   Page page_;
-  std::vector<std::size_t> next_;  // next_[i]: the place, from 1, of the organic row that is walked to after the i-th; 0 = the first
+  Walk organic_, cold_;
+  std::vector<std::int32_t> cold_rows_;
   std::vector<std::int32_t> placed_items_, placed_codes_;  // of the positions so far; codes a rule after the other
   std::vector<std::vector<std::int32_t>> full_;            // for each rule the codes that have no room now
   double cold_weight_ = 0, loss_ = 0;
@@ -299,6 +316,17 @@ Page fill_page(const PageInput& input) {
     if (!filler.budget_binds() && loss <= input.ad_rules->organic_loss_budget) break;
   }
   return best;
+}
+
+std::vector<std::int32_t> falling_order(const double* scores, std::size_t count) {
+  thread_local std::vector<Keyed> rows, spare;
+  rows.clear();
+  for (std::size_t row = 0; row < count; ++row)
+    if (std::isfinite(scores[row])) rows.push_back({falling_key(scores[row]), static_cast<std::uint32_t>(row)});
+  radix_sort(rows, spare);
+  std::vector<std::int32_t> order(rows.size());
+  std::transform(rows.begin(), rows.end(), order.begin(), [](const Keyed& row) { return static_cast<std::int32_t>(row.value); });
+  return order;
 }
 
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count) {

@@ -78,6 +78,9 @@ struct Page {
 
 Page fill_page(const PageInput& input);
 
+// The rows with a finite score by falling score, equal ones by row.
+std::vector<std::int32_t> falling_order(const double* scores, std::size_t count);
+
 // Probability of each to have the largest of independent normal values, by numerical integration over a common grid.
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count);
 

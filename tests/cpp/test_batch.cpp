@@ -1,4 +1,5 @@
 // The feature gather against values written out, at its edges, and from several threads at once.
+#include "batch/candidates.hpp"
 #include "batch/features.hpp"
 
 #include <gtest/gtest.h>
@@ -159,6 +160,40 @@ TEST(Features, ManyThreadsShareATable) {
       EXPECT_EQ(x, want);
     });
   for (std::thread& caller : callers) caller.join();
+}
+
+TEST(Candidates, MergedOfTwoSourcesAtTheBudget) {
+  const std::int32_t first[]{5, 3, -1, 8, 9, 7}, second[]{3, -1, 8, 2};
+  const float first_scores[]{3, 2, 0, 1, 0.5f, 0.25f}, second_scores[]{9, 0, 8, 7};
+  const Source sources[]{{first, first_scores, 3, 1, 0}, {second, second_scores, 2, 1, 2}};
+  std::vector<std::int64_t> splits(3), bits(6);
+  std::vector<std::int32_t> items(6), ranks(12);
+  std::vector<float> scores(6), source_scores(12);
+  merge(2, sources, 2, true, 3, {splits.data(), items.data(), scores.data(), bits.data(), ranks.data(), source_scores.data()});
+  EXPECT_EQ(splits, (std::vector<std::int64_t>{0, 2, 5}));
+  EXPECT_EQ((std::vector<std::int32_t>(items.begin(), items.begin() + 5)), (std::vector<std::int32_t>{3, 5, 8, 2, 9}));
+  EXPECT_FLOAT_EQ(scores[0], static_cast<float>(1.0 / 62 + 1.0 / 61));
+  EXPECT_EQ(bits[0], 3);
+  EXPECT_EQ(ranks[0], 2);
+  EXPECT_EQ(ranks[1], 1);
+}
+
+TEST(Candidates, NeighboursAddUpAndWhatWasSeenIsLeftOut) {
+  const std::int64_t similar_splits[]{0, 2, 4, 4, 4};
+  const std::int32_t similar[]{1, 2, 2, 3};
+  const float weights[]{1, 0.5f, 0.25f, 0.125f}, event_weights[]{2, 1};
+  const std::int64_t splits[]{0, 2, 2};
+  const std::int32_t events[]{0, 1};
+  std::int32_t items[6];
+  float scores[6];
+  similar_items(2, {splits, events}, event_weights, {similar_splits, similar, weights}, true, nullptr, {items, scores, 3});
+  EXPECT_EQ((std::vector<std::int32_t>(items, items + 6)), (std::vector<std::int32_t>{2, 3, -1, -1, -1, -1}));
+  EXPECT_EQ(scores[0], 1.25f);
+  EXPECT_EQ(scores[1], 0.125f);
+  std::uint8_t told[6];
+  const std::int64_t lists[]{0, 3, 6};
+  contained(2, {lists, items}, {splits, events}, told);
+  EXPECT_EQ(told[0], 0);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aitems_engine._native import batch as native
 from aitems_engine.bundle import Bundle, write_bundle
 from aitems_engine.errors import BundleError, InvalidInputError
 from aitems_engine.events import Interactions
@@ -193,3 +194,36 @@ def test_several_retrievers_in_one_bundle(kind: str, tmp_path: Path) -> None:
     opened = read_retriever(bundle.inside("first."), x.item_ids)
     np.testing.assert_array_equal(opened.scores(x), retriever.scores(x))
     np.testing.assert_array_equal(read_retriever(bundle.inside("second."), x.item_ids).scores(x), other.scores(x))
+
+
+@given(data=st.data())
+def test_what_was_seen_is_told_and_left_out(data: st.DataObject) -> None:
+    n = data.draw(st.integers(0, 6))
+    items = st.integers(0, 12) | st.just(2**31 - 1)
+    seen = data.draw(st.lists(st.lists(items, max_size=6), min_size=n, max_size=n))
+    lists = data.draw(st.lists(st.lists(items | st.just(-1), min_size=7, max_size=7), min_size=n, max_size=n))
+    splits, packed = np.cumsum([0, *map(len, seen)]), np.array([i for row in seen for i in row], np.int32)
+    found = np.array(lists, np.int32).reshape(n, 7)
+    scores = np.arange(found.size, dtype=np.float32).reshape(n, 7)
+    told = native.contained(np.arange(n + 1) * 7, found.ravel(), splits, packed)
+    assert told.tolist() == [item in seen[row] for row, own in enumerate(lists) for item in own]
+    k = data.draw(st.integers(1, 9))
+    for histories_, gone in (((splits, packed), seen), (None, [[]] * n)):
+        left, values = native.without_seen(found, scores, histories_, k)
+        for row, own in enumerate(lists):
+            wanted = [place for place, item in enumerate(own) if item >= 0 and item not in gone[row]][:k]
+            empty = k - len(wanted)
+            assert left[row].tolist() == [own[place] for place in wanted] + [-1] * empty
+            assert values[row].tolist() == [row * 7 + place for place in wanted] + [-np.inf] * empty
+    if n:
+        one, _ = native.without_seen(found[:1], scores[:1], (splits, packed), k)
+        assert [row[row >= 0].tolist() for row in one] == [
+            [i for i in lists[0] if i >= 0 and i not in own][:k] for own in seen
+        ]
+
+
+def test_neighbours_that_do_not_fit_are_refused() -> None:
+    for splits, columns in (([0, 1], [0]), ([0, 2, 1], [0]), ([0, 1, 1], [2]), ([0, 1, 1], [-1])):
+        similar = Csr(np.array(splits), np.array(columns, np.int32), np.ones(len(columns), np.float32), 2)
+        with pytest.raises(InvalidInputError, match="similar must"):
+            ItemKnn(["a", "b"], similar)

@@ -432,6 +432,37 @@ def test_a_slate_of_wrong_columns_is_refused() -> None:
         plain(3, price=np.zeros(3))
 
 
+def test_falling_order_is_that_of_sorting() -> None:
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 2, 7, 1000):
+        for scores in (
+            rng.standard_normal(n),
+            rng.integers(-2, 3, n) * 0.5,
+            np.zeros(n),
+            rng.standard_normal(n) * 1e300,
+        ):
+            scores = scores.copy()
+            scores[rng.random(n) < 0.1] = rng.choice([np.nan, np.inf, -np.inf, -0.0])
+            wanted = [i for i in np.argsort(-scores, kind="stable").tolist() if math.isfinite(scores[i])]
+            assert native.falling_order(scores).tolist() == wanted
+
+
+def test_vectors_of_the_catalogue_are_those_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((NUM_ITEMS, 12)).astype(np.float32)
+    vectors[::7] = 0
+    for rule in ("mmr", "dpp"):
+        chain = Chain.from_config({"rules": [{"rule": rule, "strength": 0.5}]}, TABLE)
+        given = slate(rng, has_vector=None)
+        copied = replace(given, vectors=vectors[given.items])
+        shared = replace(given, vectors=vectors, vector_rows=given.items)
+        pages = [chain.run(s, RuleContext(20)).order.tolist() for s in (copied, shared)]
+        part = shared.part(slice(0, len(shared)), shared.codes)
+        assert pages[0] == pages[1] == chain.run(part, RuleContext(20)).order.tolist()
+    with pytest.raises(InvalidInputError, match="not with has_vector"):
+        replace(given, vectors=vectors, vector_rows=given.items, has_vector=np.ones(len(given), bool))
+
+
 def test_dry_run_shows_every_rule() -> None:
     rules = [{"rule": "seen"}, {"rule": "cap", "attribute": "mall", "most": 1}]
     given = plain(4, seen=np.array([True, False, False, False]), codes={"mall": np.array([0, 1, 1, 2], np.int32)})

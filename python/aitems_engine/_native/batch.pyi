@@ -3,6 +3,40 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+def contained(
+    splits: NDArray[np.int64],
+    items: NDArray[np.int32],
+    history_splits: NDArray[np.int64],
+    history_items: NDArray[np.int32],
+) -> NDArray[np.bool_]: ...
+def without_seen(
+    items: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    histories: tuple[NDArray[np.int64], NDArray[np.int32]] | None,
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def similar_items(
+    splits: NDArray[np.int64],
+    items: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    similar_splits: NDArray[np.int64],
+    similar: NDArray[np.int32],
+    similar_weights: NDArray[np.float32],
+    k: int,
+    exclude_seen: bool,
+    allowed: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def merge(
+    found: Sequence[tuple[NDArray[np.int32], NDArray[np.float32], float, int]], reciprocal: bool, budget: int
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.float32],
+    NDArray[np.int64],
+    NDArray[np.int32],
+    NDArray[np.float32],
+]: ...
+
 class FeatureTable:
     def __init__(
         self,

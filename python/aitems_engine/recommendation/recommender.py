@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine._native.batch import contained
 from aitems_engine.catalog import ItemTable
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.ranking import FeatureQuery, FeatureSet, Predictions, Ranker
 from aitems_engine.recommendation.placement import Placement
-from aitems_engine.recommendation.request import HistoryEvent, Request, decode_cursor, encode_cursor
+from aitems_engine.recommendation.request import HistoryEvent, Request, decode_cursor
 from aitems_engine.recommendation.response import Response, Stage, Trace
 from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of, timed
 from aitems_engine.recommendation.user_mode import UserMode
 from aitems_engine.rerank import RuleContext, Slate
 from aitems_engine.retrieval import Candidates, Retriever
 from aitems_engine.retrieval.merge import Merged, merge
-from aitems_engine.retrieval.retriever import contained
 
 IntVector = npt.NDArray[np.int32]
 # the newest events of a history that retrievers and features see
@@ -105,6 +105,9 @@ class _Codes(Mapping[str, IntVector]):
     def __getitem__(self, attribute: str) -> IntVector:
         return self._table.codes[attribute][self._rows]
 
+    def __contains__(self, attribute: object) -> bool:
+        return attribute in self._table.codes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.codes)
 
@@ -130,8 +133,9 @@ class _Asked:
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """The candidates of one request, organic ones first; arrays of one length."""
+    """The candidates of a batch, one request after the other, organic ones first; arrays of one length."""
 
+    splits: npt.NDArray[np.int64]
     items: IntVector
     scores: npt.NDArray[np.float32]
     """Of the merge; below all others for items that no retriever found."""
@@ -139,12 +143,29 @@ class _Pool:
     """(n, sources), from 1; 0 where the source did not find the item."""
     source_scores: npt.NDArray[np.float32]
     bids: npt.NDArray[np.float32]
-    """Of ads, a click; NaN for organic items."""
+    """Of ads, a click; NaN for organic items. Empty where there are no ads."""
+
+    @classmethod
+    def together(cls, pools: Sequence[_Pool]) -> _Pool:
+        splits = np.zeros(len(pools) + 1, np.int64)
+        np.cumsum([len(pool.items) for pool in pools], out=splits[1:])
+        columns = ("items", "scores", "ranks", "source_scores", "bids")
+        return cls(splits, *(np.concatenate([getattr(pool, name) for pool in pools]) for name in columns))
+
+    def own(self, row: int) -> slice:
+        return slice(int(self.splits[row]), int(self.splits[row + 1]))
+
+    def of(self, row: int) -> _Pool:
+        own = self.own(row)
+        bids = self.bids[own] if len(self.bids) else np.full(own.stop - own.start, np.nan, np.float32)
+        columns = self.items[own], self.scores[own], self.ranks[own], self.source_scores[own]
+        return _Pool(np.array([0, own.stop - own.start]), *columns, bids)
 
     def extended(self, items: IntVector, bids: npt.NDArray[np.float32] | None = None) -> _Pool:
         more, sources = len(items), self.ranks.shape[1]
         lowest = self.scores.min(initial=0.0) - 1
         return _Pool(
+            np.array([0, len(self.items) + more]),
             np.concatenate([self.items, items]),
             np.concatenate([self.scores, lowest - np.arange(more, dtype=np.float32)]),
             np.concatenate([self.ranks, np.zeros((more, sources), np.int32)]),
@@ -262,40 +283,94 @@ class Recommender:
             len(found),
             lambda m: len(m.items),
         )
-        pools = [self._candidates(placement, merged, row, one) for row, one in enumerate(asked)]
-        splits = np.zeros(len(pools) + 1, np.int64)
-        np.cumsum([len(pool.items) for pool in pools], out=splits[1:])
-        predictions = self._predictions(run, placement, pools, splits, histories, asked)
+        pool = self._candidates(placement, merged, asked)
+        predictions = self._predictions(run, placement, pool, histories, asked)
+        scores, problems = self._scores(placement, pool, predictions)
+        slate = self._slate(placement, pool, scores, predictions, histories, asked)
         return [
-            self._page(run, placement, one, pool, _rows(predictions, splits, row), merged.sources)
-            for row, (one, pool) in enumerate(zip(asked, pools, strict=True))
+            self._page(run, placement, one, pool, slate, row, merged.sources, problems) for row, one in enumerate(asked)
         ]
 
     def _predictions(
         self,
         run: StageRun,
         placement: Placement,
-        pools: Sequence[_Pool],
-        splits: npt.NDArray[np.int64],
+        pool: _Pool,
         histories: Interactions,
         asked: Sequence[_Asked],
     ) -> Predictions | None:
         features, ranker = self.features, self.ranker
         if not placement.rank or features is None or ranker is None:
             return None
-        items = np.concatenate([pool.items for pool in pools])
         contexts = [{"placement": placement.name, **one.request.context} for one in asked]
         query = FeatureQuery.of(
             histories,
-            items,
-            splits,
+            pool.items,
+            pool.splits,
             np.array([one.request.timestamp for one in asked], np.int64),
             {name: [_text(c.get(name)) for c in contexts] for name in features.context_names},
         )
-        batch = run.one("features", lambda: features.gather(query), len(items), len)
+        batch = run.one("features", lambda: features.gather(query), len(pool.items), len)
         if batch is None:
             return None
-        return run.one("ranker", lambda: ranker.predict(batch), len(items), lambda p: len(p.pctr))
+        return run.one("ranker", lambda: ranker.predict(batch), len(pool.items), lambda p: len(p.pctr))
+
+    def _scores(
+        self, placement: Placement, pool: _Pool, predictions: Predictions | None
+    ) -> tuple[npt.NDArray[np.float64], Mapping[int, str]]:
+        """Return what orders the candidates, and what went wrong with the objective, by request."""
+        if predictions is None or not len(pool.items):
+            return pool.scores.astype(np.float64), {}
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: values[pool.items]
+            for name, values in self.items.numbers.items()
+            if name in placement.objective.columns
+        }
+        bids = pool.bids if len(pool.bids) else np.full(len(pool.items), np.nan, np.float32)
+        columns |= {"pctr": predictions.pctr, "pcvr": predictions.pcvr, "bid": bids, "retrieval": pool.scores}
+        scores, problem = placement.objective(columns)
+        if not problem:
+            return scores, {}
+        rows = range(len(pool.splits) - 1)
+        each = {row: {name: values[pool.own(row)] for name, values in columns.items()} for row in rows}
+        return scores, {row: placement.objective(own)[1] for row, own in each.items() if len(own["pctr"])}
+
+    def _slate(
+        self,
+        placement: Placement,
+        pool: _Pool,
+        scores: npt.NDArray[np.float64],
+        predictions: Predictions | None,
+        histories: Interactions,
+        asked: Sequence[_Asked],
+    ) -> Slate:
+        """Return the candidates of all requests with the columns that the placement's rules need."""
+        needs, items, numbers = placement.rules.columns, pool.items, self.items.numbers
+        if predictions is None:
+            nothing = np.full(len(items), np.nan, np.float32)
+            predictions = Predictions(nothing, nothing)
+        columns: dict[str, Any] = {}
+        if "age_days" in needs:
+            registered = self.items.registered_at[items]
+            now = np.repeat(np.array([one.request.timestamp or 0 for one in asked]), np.diff(pool.splits))
+            age = ((now - registered) / DAY_MS).astype(np.float32)
+            age[registered < 0] = np.nan
+            columns["age_days"] = age
+        if "impressions" in needs and self.features is not None:
+            columns["impressions"] = self.features.counts[items, 0]
+        if "vectors" in needs and self.vectors is not None:
+            columns |= {"vectors": self.vectors, "vector_rows": items}
+        if "in_stock" in needs and "in_stock" in numbers:
+            columns["in_stock"] = numbers["in_stock"][items] > 0
+        if "seen" in needs:
+            columns["seen"] = contained(pool.splits, items, histories.splits, histories.items)
+        if "bought" in needs:
+            columns["bought"] = contained(pool.splits, items, *_packed([one.bought for one in asked]))
+        if self.ads is not None:
+            bids = pool.bids if len(pool.bids) else np.full(len(items), np.nan, np.float32)
+            columns |= {"is_ad": ~np.isnan(bids), "bid": bids}
+        price = numbers["price"][items] if "price" in numbers else None
+        return Slate(items, scores, predictions.pctr, predictions.pcvr, price, **columns)
 
     def _page(
         self,
@@ -303,33 +378,31 @@ class Recommender:
         placement: Placement,
         one: _Asked,
         pool: _Pool,
-        predictions: Predictions | None,
+        slate: Slate,
+        row: int,
         sources: tuple[str, ...],
+        problems: Mapping[int, str],
     ) -> Response:
-        """Order the candidates of one request by the objective, apply the rules, and say how it came about."""
-        request, items = one.request, pool.items
-        nothing = np.full(len(items), np.nan, np.float32)
-        pctr, pcvr = (nothing, nothing) if predictions is None else (predictions.pctr, predictions.pcvr)
-        numbers = {name: values[items] for name, values in self.items.numbers.items()}
+        """Apply the rules to the candidates of one request, and say how its page came about."""
+        request, own = one.request, pool.own(row)
+        slate = slate.part(own, _Codes(self.items, pool.items[own]))
         flags = [*one.flags, *(f"{stage.name}: {stage.outcome}" for stage in run.stages if stage.outcome != OK)]
-        scores = pool.scores.astype(np.float64)
-        if predictions is not None and len(items):
-            columns = {**numbers, "pctr": pctr, "pcvr": pcvr, "bid": pool.bids, "retrieval": pool.scores}
-            scores, problem = placement.objective(columns)
-            flags += [problem] * bool(problem)
-        slate = self._slate(placement, one, pool, scores, pctr, pcvr, numbers)
+        flags += [problem] if (problem := problems.get(row)) else []
         context = self._rule_context(one)
         page, taken = timed(lambda: placement.rules.run(slate, context))
-        item_ids = [self.items.item_ids[i] for i in items[page.order].tolist()]
-        best = scores[page.order]
-        full = len(item_ids) == request.k
+        order = page.order
+        ids = self.items.item_ids
+        item_ids = [ids[i] for i in slate.items[order].tolist()]
+        best = slate.scores[order]
+        assert slate.pctr is not None
+        assert slate.pcvr is not None
         return Response(
             item_ids,
             best,
             Trace(
                 request,
                 self.digest,
-                (*run.stages, Stage("rules", taken, len(items), len(page.order))),
+                (*run.stages, Stage("rules", taken, len(slate), len(order))),
                 page,
                 (*flags, *page.flags),
                 item_ids,
@@ -337,48 +410,17 @@ class Recommender:
                 context.goal_probability,
             ),
             page.short_reason,
-            encode_cursor([*one.shown, *item_ids]) if full else None,
+            one.shown if len(item_ids) == request.k else None,
             {
                 "sources": sources,
-                "ranks": pool.ranks[page.order],
-                "source_scores": pool.source_scores[page.order],
-                "pctr": pctr[page.order],
-                "pcvr": pcvr[page.order],
+                "ranks": pool.ranks[own][order],
+                "source_scores": pool.source_scores[own][order],
+                "pctr": slate.pctr[order],
+                "pcvr": slate.pcvr[order],
                 "is_ad": page.is_ad,
                 "propensity": page.propensities,
             },
         )
-
-    def _slate(
-        self,
-        placement: Placement,
-        one: _Asked,
-        pool: _Pool,
-        scores: npt.NDArray[np.float64],
-        pctr: npt.NDArray[np.float32],
-        pcvr: npt.NDArray[np.float32],
-        numbers: Mapping[str, npt.NDArray[np.float32]],
-    ) -> Slate:
-        """Return the candidates with the columns that the placement's rules need."""
-        needs, items = placement.rules.columns, pool.items
-        columns: dict[str, Any] = {}
-        if "age_days" in needs:
-            registered = self.items.registered_at[items]
-            age = ((one.request.timestamp or 0) - registered) / DAY_MS
-            columns["age_days"] = np.where(registered < 0, np.nan, age).astype(np.float32)
-        if "impressions" in needs and self.features is not None:
-            columns["impressions"] = self.features.counts[items, 0]
-        if "vectors" in needs and self.vectors is not None:
-            columns["vectors"] = self.vectors[items]
-        if "in_stock" in needs and "in_stock" in numbers:
-            columns["in_stock"] = numbers["in_stock"] > 0
-        if "seen" in needs:
-            columns["seen"] = contained(items, np.sort(one.history))
-        if "bought" in needs:
-            columns["bought"] = contained(items, np.sort(one.bought))
-        if self.ads is not None:
-            columns |= {"is_ad": ~np.isnan(pool.bids), "bid": pool.bids}
-        return Slate(items, scores, pctr, pcvr, numbers.get("price"), codes=_Codes(self.items, items), **columns)
 
     def _rule_context(self, one: _Asked) -> RuleContext:
         request = one.request
@@ -399,13 +441,10 @@ class Recommender:
     def _asked(self, requests: Sequence[Request]) -> tuple[list[_Asked], Interactions]:
         """Return the requests as positions, and their histories over the catalogue."""
         asked = [self._one_asked(request) for request in requests]
-        splits = np.zeros(len(asked) + 1, np.int64)
-        np.cumsum([len(one.history) for one in asked], out=splits[1:])
         histories = Interactions(
             [one.request.user_id or "" for one in asked],
             self.items.item_ids,
-            splits,
-            np.concatenate([one.history for one in asked]),
+            *_packed([one.history for one in asked]),
             np.concatenate([one.times for one in asked]),
         )
         return asked, histories
@@ -450,12 +489,20 @@ class Recommender:
             flags,
         )
 
-    def _candidates(self, placement: Placement, merged: Merged, row: int, one: _Asked) -> _Pool:
-        """Return the candidates of one request, never fewer than a page of what may be shown."""
-        own = slice(int(merged.splits[row]), int(merged.splits[row + 1]))
-        items = merged.items[own]
-        bids = np.full(len(items), np.nan, np.float32)
-        pool = _Pool(items, merged.scores[own], merged.ranks[own], merged.source_scores[own], bids)
+    def _candidates(self, placement: Placement, merged: Merged, asked: Sequence[_Asked]) -> _Pool:
+        """Return the candidates of each request, never fewer than a page of what may be shown."""
+        nothing = np.zeros(0, np.float32)
+        pool = _Pool(merged.splits, merged.items, merged.scores, merged.ranks, merged.source_scores, nothing)
+        enough = np.diff(merged.splits).tolist()
+        if not (self.ads is not None and placement.ads) and all(
+            found >= one.request.k and not len(one.excluded) and not len(one.previous)
+            for found, one in zip(enough, asked, strict=True)
+        ):
+            return pool
+        return _Pool.together([self._own_candidates(placement, pool.of(row), one) for row, one in enumerate(asked)])
+
+    def _own_candidates(self, placement: Placement, pool: _Pool, one: _Asked) -> _Pool:
+        items = pool.items
         hidden = np.concatenate([one.excluded, one.previous])
         showable = len(items) - (int(np.isin(items, hidden).sum()) if len(hidden) else 0)
         if placement.exclude_seen:
@@ -483,11 +530,10 @@ class Recommender:
         }
 
 
-def _rows(predictions: Predictions | None, splits: npt.NDArray[np.int64], row: int) -> Predictions | None:
-    if predictions is None:
-        return None
-    own = slice(int(splits[row]), int(splits[row + 1]))
-    return Predictions(predictions.pctr[own], predictions.pcvr[own])
+def _packed(lists: Sequence[IntVector]) -> tuple[npt.NDArray[np.int64], IntVector]:
+    splits = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(one) for one in lists], out=splits[1:])
+    return splits, np.concatenate(lists)
 
 
 def _text(value: Any) -> str | None:

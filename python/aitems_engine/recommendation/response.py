@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.errors import InvalidInputError
-from aitems_engine.recommendation.request import Request
+from aitems_engine.recommendation.request import Request, encode_cursor
 from aitems_engine.rerank import Reranked
 
 
@@ -151,15 +151,14 @@ class Response:
     trace : Trace
     short_reason : str, optional
         Why there are fewer items than asked for.
-    next_cursor : str, optional
-        For `Request.cursor` of the next page; None where there can be none.
     """
 
     item_ids: list[str]
     scores: npt.NDArray[np.float64]
     trace: Trace
     short_reason: str | None
-    next_cursor: str | None
+    _shown: list[str] | None = field(repr=False)
+    """Items of the pages before; None where there is no further page."""
     _columns: Mapping[str, Any] = field(repr=False)
 
     def __len__(self) -> int:
@@ -169,6 +168,11 @@ class Response:
     def flags(self) -> tuple[str, ...]:
         """What did not go as planned: fallbacks, unknown items, rules that were relaxed."""
         return self.trace.flags
+
+    @cached_property
+    def next_cursor(self) -> str | None:
+        """For `Request.cursor` of the next page; None where there can be none."""
+        return None if self._shown is None else encode_cursor([*self._shown, *self.item_ids])
 
     @cached_property
     def items(self) -> list[RecommendedItem]:

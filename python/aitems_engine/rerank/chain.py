@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine._native import rerank as native
 from aitems_engine.catalog import ItemTable
 from aitems_engine.errors import ConfigError
 from aitems_engine.rerank.ads import Ads
@@ -132,7 +134,7 @@ class Chain:
             raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
         return cls.from_config(config, items)
 
-    @property
+    @cached_property
     def columns(self) -> set[str]:
         """Columns of the slate that the rules need, or use where they are there."""
         return {column for _, rule, _ in self.rules for column in (*rule.needs, *getattr(rule, "uses", ()))}
@@ -220,12 +222,10 @@ class Chain:
 
     def _draft(self, slate: Slate, context: RuleContext, flags: list[str]) -> Draft:
         scores = slate.scores
-        order = np.argsort(-scores, kind="stable").astype(np.int32)
-        usable = np.isfinite(scores)
-        if not usable.all():
-            flags.append(f"scores that are no numbers: {len(scores) - int(usable.sum())}")
-            order = order[usable[order]]
-            scores = np.where(usable, scores, 0.0)
+        order = native.falling_order(scores)
+        if len(order) < len(scores):
+            flags.append(f"scores that are no numbers: {len(scores) - len(order)}")
+            scores = np.where(np.isfinite(scores), scores, 0.0)
         ads = np.zeros(0, np.int32)
         if slate.is_ad is not None:
             is_ad = slate.is_ad[order]

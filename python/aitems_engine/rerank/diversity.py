@@ -79,7 +79,8 @@ def _by_vectors(draft: Draft, rule: Mmr | Dpp, order: Callable[..., npt.NDArray[
         return None
     assert slate.vectors is not None
     present = None if slate.has_vector is None else slate.has_vector.view(np.uint8)
-    chosen = order(draft.relevance(rows), slate.vectors, rows, present, draft.context.k, strength)
+    places = rows if slate.vector_rows is None else slate.vector_rows[rows]
+    chosen = order(draft.relevance(rows), slate.vectors, places, present, draft.context.k, strength)
     draft.put_first(rows[chosen])
     return f"strength {strength:.2f}"
 

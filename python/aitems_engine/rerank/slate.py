@@ -44,9 +44,11 @@ class Slate:
         Shown only where the chain has the rule `ads`.
     bid : float32 array, shape (n,)
         What the advertiser pays for a click; NaN = none.
-    vectors : float32 array, shape (n, dim)
+    vectors : float32 array, shape (n, dim), or of any length with `vector_rows`
+    vector_rows : int32 array, shape (n,)
+        Row of `vectors` of each candidate: so the vectors of a catalogue need not be copied.
     has_vector : bool array, shape (n,)
-        None = all; a vector of zeros counts as missing, too.
+        None = all; a vector of zeros counts as missing, too. Not beside `vector_rows`.
     seen, bought, in_stock : bool array, shape (n,)
 
     Raises
@@ -66,6 +68,7 @@ class Slate:
     is_ad: Flags | None = None
     bid: Floats | None = None
     vectors: Floats | None = None
+    vector_rows: npt.NDArray[np.int32] | None = None
     has_vector: Flags | None = None
     seen: Flags | None = None
     bought: Flags | None = None
@@ -77,15 +80,24 @@ class Slate:
             values: npt.NDArray[Any] | None = getattr(self, name)
             if values is not None:
                 _check(name, values, dtype, n)
-        if self.vectors is not None and (
-            self.vectors.ndim != 2 or len(self.vectors) != n or self.vectors.dtype != np.float32
+        vectors, rows = self.vectors, self.vector_rows
+        if vectors is not None and (
+            vectors.ndim != 2 or vectors.dtype != np.float32 or (rows is None and len(vectors) != n)
         ):
-            raise InvalidInputError(
-                f"vectors must be float32 of shape ({n}, dim), got {self.vectors.dtype} {self.vectors.shape}"
-            )
+            raise InvalidInputError(f"vectors must be float32 of shape ({n}, dim), got {vectors.dtype} {vectors.shape}")
+        if rows is not None and (vectors is None or self.has_vector is not None):
+            raise InvalidInputError("vector_rows go with vectors, and not with has_vector: a vector of zeros is none")
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def part(self, rows: slice, codes: Mapping[str, npt.NDArray[np.int32]]) -> Slate:
+        """Return the candidates of a stretch with their codes, as views; what was checked is not checked again."""
+        part = object.__new__(Slate)
+        own = {name: None if (values := getattr(self, name)) is None else values[rows] for name in _COLUMNS}
+        vectors = self.vectors if self.vector_rows is not None or self.vectors is None else self.vectors[rows]
+        part.__dict__.update(own, codes=codes, vectors=vectors)
+        return part
 
     def attribute(self, name: str) -> npt.NDArray[np.int32]:
         """Return the codes of an attribute, checked."""
@@ -96,6 +108,7 @@ class Slate:
 
 _COLUMNS: dict[str, np.dtype[Any]] = {
     "items": np.dtype(np.int32),
+    "vector_rows": np.dtype(np.int32),
     "scores": np.dtype(np.float64),
     **dict.fromkeys(("pctr", "pcvr", "price", "age_days", "bid"), np.dtype(np.float32)),
     "impressions": np.dtype(np.int64),

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
+from aitems_engine._native import batch as native
+from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval.retriever import (
     Allowed,
     Arrays,
     Candidates,
     FloatMatrix,
-    best_of,
     check_question,
-    contained,
-    seen_keys,
 )
-from aitems_engine.retrieval.sparse import Csr, history_matrix, product, sparse_product
-
-# The terms of so many histories stay in the processor's cache.
-_TOGETHER = 8
+from aitems_engine.retrieval.sparse import Csr, history_matrix, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +38,13 @@ class ItemKnn:
     similar: Csr
     decay: float = 1.0
 
+    def __post_init__(self) -> None:
+        splits, columns, n = self.similar.splits, self.similar.columns, len(self.item_ids)
+        if len(splits) != n + 1 or (np.diff(splits) < 0).any() or splits[0] != 0 or splits[-1] != len(columns):
+            raise InvalidInputError(f"similar must have one row of neighbours for each of {n} items")
+        if len(columns) != len(self.similar.values) or (len(columns) and not 0 <= columns.min() <= columns.max() < n):
+            raise InvalidInputError(f"similar must hold items from 0 to {n - 1} and one weight each")
+
     def scores(self, histories: Interactions) -> FloatMatrix:
         """See `Retriever.scores`."""
         return product(history_matrix(histories, self.decay), self.similar)
@@ -52,23 +54,18 @@ class ItemKnn:
     ) -> Candidates:
         """See `Retriever.candidates`; only items that are near one of the history, so there may be fewer than `k`."""
         check_question(self, histories, k, allowed)
-        items = np.full((len(histories), k), -1, np.int32)
-        scores = np.full((len(histories), k), -np.inf, np.float32)
-        for start in range(0, len(histories), _TOGETHER):
-            batch = histories if len(histories) == 1 else histories.take(slice(start, start + _TOGETHER))
-            cells, values = sparse_product(history_matrix(batch, self.decay), self.similar)
-            if exclude_seen:
-                fresh = ~contained(cells, seen_keys(batch))
-                cells, values = cells[fresh], values[fresh]
-            rows, found = np.divmod(cells, batch.num_items)
-            if allowed is not None:
-                kept = allowed[found]
-                rows, found, values = rows[kept], found[kept], values[kept]
-            ends = np.searchsorted(rows, np.arange(len(batch) + 1))
-            for row, (begin, end) in enumerate(pairwise(ends)):
-                best = begin + best_of(values[begin:end], k)
-                items[start + row, : len(best)] = found[best]
-                scores[start + row, : len(best)] = values[best]
+        asked, similar = history_matrix(histories, self.decay), self.similar
+        items, scores = native.similar_items(
+            asked.splits,
+            asked.columns,
+            asked.values,
+            similar.splits,
+            similar.columns,
+            similar.values,
+            k,
+            exclude_seen,
+            allowed,
+        )
         return Candidates(items, scores, self.kind)
 
     def arrays(self) -> Arrays:

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine._native import batch as native
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.retrieval.retriever import Candidates, FloatMatrix
 
 METHODS = ("rrf", "rank")
-RRF_CONSTANT = 60
-# Arrays of so many histories stay in the processor's cache.
-_TOGETHER = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,105 +94,18 @@ def merge(
     Ties: the lower item first. Twin: tests/reference/slow_merge.py.
     """
     names = _checked(found, method, budget, quotas or {}, weights or {})
-    total, groups = len(found[0].items), []
-    for start in range(0, max(total, 1), _TOGETHER):
-        part = found
-        if total > _TOGETHER:
-            rows = slice(start, start + _TOGETHER)
-            part = [Candidates(c.items[rows], c.scores[rows], c.source) for c in found]
-        groups.append(_merge(names, part, method, budget, quotas or {}, weights or {}))
-    if len(groups) == 1:
-        return groups[0]
-    ends = np.cumsum([0, *(len(g.items) for g in groups)])
-    return Merged(
-        names,
-        np.concatenate([[0], *(g.splits[1:] + end for g, end in zip(groups, ends[:-1], strict=True))]),
-        *(
-            np.concatenate([getattr(g, name) for g in groups])
-            for name in ("items", "scores", "source_bits", "ranks", "source_scores")
-        ),
-    )
-
-
-def _merge(
-    names: tuple[str, ...],
-    found: Sequence[Candidates],
-    method: str,
-    budget: int,
-    quotas: Mapping[str, int],
-    weights: Mapping[str, float],
-) -> Merged:
-    n, num_sources = len(found[0].items), len(found)
-    # one entry a candidate and source, source by source
-    rows, items, scores, ranks, worth, reserved = [], [], [], [], [], []
-    for name, c in zip(names, found, strict=True):
-        there = c.items >= 0
-        counts = np.count_nonzero(there, axis=1)
-        full = len(there) and int(counts.min()) == there.shape[1]
-        row = np.repeat(np.arange(n), counts)
-        rank = np.arange(1, len(row) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows.append(row)
-        items.append(c.items.ravel() if full else c.items[there])
-        scores.append(c.scores.ravel() if full else c.scores[there])
-        ranks.append(rank)
-        reserved.append(rank <= quotas.get(name, 0))
-        worth.append(
-            weights.get(name, 1.0) * (1 / (RRF_CONSTANT + rank) if method == "rrf" else 1 - (rank - 1) / counts[row])
+    sources = [
+        (
+            np.ascontiguousarray(c.items),
+            np.ascontiguousarray(c.scores),
+            (weights or {}).get(name, 1.0),
+            (quotas or {}).get(name, 0),
         )
-    cells = np.concatenate(rows)
-    sizes = [len(r) for r in rows]
-    source = np.repeat(np.arange(num_sources), sizes)
-    item = np.concatenate(items)
-    span = int(item.max(initial=0)) + 1
-    cells = cells * span + item
-
-    order = _order(cells)
-    ascending = cells[order]
-    first = np.diff(ascending, prepend=-1) != 0
-    place = np.empty(len(order), np.int64)
-    place[order] = np.cumsum(first) - 1
-    cells = ascending[first]
-    m = len(cells)
-    fused = np.bincount(place, np.concatenate(worth), m).astype(np.float32)
-    row_of = cells // span if n > 1 else np.zeros(m, np.int64)
-
-    best = _best_first(row_of, fused)
-    splits = np.searchsorted(row_of, np.arange(n + 1))
-    if m and int(np.diff(splits).max()) > budget:
-        spared = np.zeros(m, bool)
-        spared[place[np.concatenate(reserved)]] = True
-        # reserved ones first, each in their order; then as many of a row as may stay
-        queue = best[_order(row_of[best] * 2 + ~spared[best])]
-        kept = np.zeros(m, bool)
-        kept[queue[np.arange(m) - splits[row_of[queue]] < budget]] = True
-        best = best[kept[best]]
-        splits = np.searchsorted(row_of[best], np.arange(n + 1))
-    # where each distinct candidate goes; those that do not stay go to a line too many
-    target = np.full(m, len(best))
-    target[best] = np.arange(len(best))
-    flat = target[place] * num_sources + source
-    rank_of = np.zeros((len(best) + 1, num_sources), np.int32)
-    score_of = np.full((len(best) + 1, num_sources), -np.inf, np.float32)
-    rank_of.ravel()[flat] = np.concatenate(ranks)
-    score_of.ravel()[flat] = np.concatenate(scores)
-    rank_of, score_of = rank_of[:-1], score_of[:-1]
-    bits = np.zeros(len(best), np.int64)
-    for s in range(num_sources):
-        bits |= (rank_of[:, s] > 0).astype(np.int64) << s
-    chosen = cells[best] - row_of[best] * span
-    return Merged(names, splits, chosen.astype(np.int32), fused[best], bits, rank_of, score_of)
-
-
-def _order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the stable order of keys >= 0: key and place in one number sort faster than a stable argsort."""
-    bits = len(keys).bit_length()
-    return np.asarray(np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1))
-
-
-def _best_first(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the order by row, falling score and place; the bits of positive floats ascend as they do."""
-    order = _order(0x7FFFFFFF - scores.view(np.int32).astype(np.int64))
-    return order if not rows[-1:].any() else order[_order(rows[order])]
+        for name, c in zip(names, found, strict=True)
+    ]
+    splits, items, scores, bits, ranks, source_scores = native.merge(sources, method == "rrf", budget)
+    end = int(splits[-1])  # there is room for the most there can be
+    return Merged(names, splits, items[:end], scores[:end], bits[:end], ranks[:end], source_scores[:end])
 
 
 def _checked(

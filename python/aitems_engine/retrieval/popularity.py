@@ -46,9 +46,11 @@ class Popularity:
         check_question(self, histories, k, allowed)
         longest = int(np.diff(histories.splits).max(initial=0)) if exclude_seen else 0
         best = self._best(k + longest, allowed)
-        items = np.broadcast_to(best, (len(histories), len(best)))
-        scores = np.broadcast_to(self.weights[best], items.shape)
-        return Candidates(*without_seen(items, scores, histories if exclude_seen else None, k), self.kind)
+        if exclude_seen:
+            return Candidates(*without_seen(best[None], self.weights[best][None], histories, k), self.kind)
+        items, scores = without_seen(best[None], self.weights[best][None], None, k)
+        rows = len(histories), k
+        return Candidates(np.broadcast_to(items, rows), np.broadcast_to(scores, rows), self.kind)
 
     def _best(self, count: int, allowed: Allowed | None) -> npt.NDArray[np.int32]:
         if allowed is None:

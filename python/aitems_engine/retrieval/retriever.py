@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine._native import batch as native
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
 
@@ -181,33 +182,11 @@ def without_seen(
 
     Parameters
     ----------
-    items : int32 array, shape (n, m)
+    items : int32 array, shape (n, m), or (1, m) for a list that is the same for all histories
         Best first; -1 where there is none.
-    scores : float32 array, shape (n, m)
+    scores : float32 array, of that shape
     histories : Interactions, n of them, optional
         Without, nothing is left out.
     """
-    n, m = items.shape
-    gone = items < 0
-    if histories is not None:
-        keys = np.arange(n, dtype=np.int64)[:, None] * histories.num_items + items
-        gone |= contained(keys, seen_keys(histories))
-    order = np.argsort(gone, axis=1, kind="stable")[:, :k]
-    gone = np.take_along_axis(gone, order, 1)
-    kept, values = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
-    kept[:, :m] = np.where(gone, np.int32(-1), np.take_along_axis(items, order, 1))
-    values[:, :m] = np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, order, 1))
-    return kept, values
-
-
-def seen_keys(histories: Interactions) -> npt.NDArray[np.int64]:
-    """Return row * num_items + item of all interactions, ascending."""
-    return np.sort(histories.users() * np.int64(histories.num_items) + histories.items)
-
-
-def contained(values: npt.NDArray[np.integer[Any]], ascending: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
-    """Return which values are among the others; for few of these faster than `numpy.isin`, which sorts all."""
-    if not len(ascending):
-        return np.zeros(values.shape, bool)
-    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    return np.asarray(ascending[place] == values)
+    seen = None if histories is None else (histories.splits, histories.items)
+    return native.without_seen(np.ascontiguousarray(items), np.ascontiguousarray(scores), seen, k)
