@@ -24,6 +24,9 @@ from aitems_engine.training.retrieval import fit_ease, fit_gf_cf, fit_ials, fit_
 DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 pytestmark = pytest.mark.timeout(2 * 3600)
 
+# the first was best after three epochs on the validation items of Gowalla
+TOWERS = [{"temperature": t, "table_learning_rate": r} for t, r in ((0.1, 0.2), (0.1, 0.1), (0.15, 0.2), (0.07, 0.2))]
+TOWER_EPOCHS = 8
 EASE_L2 = (10, 40, 160)
 Fit = Callable[[Interactions], Retriever]
 
@@ -145,6 +148,33 @@ def test_gowalla(publish: Callable[[str, str], None]) -> None:
     lines, best = measured(models, carved.train, known, validation, train, train, test, 20)
     publish("retrieval_gowalla", f"{of_gowalla(train, test)}\n\n{table(20, lines)}")
     assert best > 0.1868
+
+
+def test_gowalla_two_tower(publish: Callable[[str, str], None]) -> None:
+    """`AITEMS_TOWER_SEARCH=1` chooses among `TOWERS` on the validation items first, by short trainings."""
+    torch = pytest.importorskip("torch")
+    from aitems_engine.training.two_tower import TwoTowerSettings, fit_two_tower
+
+    def fit(x: Interactions, *, epochs: int = TOWER_EPOCHS, **chosen: float) -> Retriever:
+        settings = TwoTowerSettings(**chosen, epochs=epochs, validation=0, threads=1, device="cpu")
+        state = os.environ.get("AITEMS_TOWER_STATE")
+        return fit_two_tower(x, settings, checkpoint=Path(state) if state else None).retriever
+
+    train, test = gowalla()
+    chosen = TOWERS[0]
+    if os.environ.get("AITEMS_TOWER_SEARCH"):
+        carved = split_last_share(train, 0.1, seed=0)
+        short = grid(lambda x, **c: fit(x, epochs=3, **c), TOWERS)
+        name, _ = tuned(short, carved.train, carved.train, carved.validation, 20)
+        chosen = TOWERS[[label for label, _ in short].index(name)]
+    models = {"two-tower": grid(fit, [chosen])}
+    lines, best = measured(models, train, train, train, train, train, test, 20)
+    publish(
+        "retrieval_gowalla_two_tower",
+        f"{of_gowalla(train, test)} {TOWER_EPOCHS} epochs of the whole training part, one thread, torch "
+        f"{torch.__version__}.\n\n{table(20, lines)}",
+    )
+    assert best > 0.1754
 
 
 def test_beauty(publish: Callable[[str, str], None]) -> None:

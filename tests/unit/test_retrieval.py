@@ -295,16 +295,16 @@ def test_commands_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "retrieval.md").read_text(encoding="utf-8")
-    commands, *programs = (
-        part for kind in ("bash", "python") for part in re.findall(rf"```{kind}\n(.*?)```", page, re.S)
-    )
+    commands, programs = (re.findall(rf"```{kind}\n(.*?)```", page, re.S) for kind in ("bash", "python"))
     monkeypatch.chdir(tmp_path)
     split = leave_one_out(shop(7, users=80))
     write_lines(tmp_path / "histories.txt", shop(7, users=80))
     for name, side in (("events.txt", split.train), ("later.txt", split.test)):
         write_lines(tmp_path / name, side)
+    rows = ["product_id,title,category", *(f"i{i},t,c{i % 2}" for i in range(25))]
+    (tmp_path / "products.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     exec("\n".join(programs), {})  # noqa: S102
-    for command in commands.splitlines():
+    for command in "".join(commands).splitlines():
         words = command.replace("events.parquet", "events.txt").replace("later.parquet", "later.txt").split()
         assert words[0] == "aitems"
         assert main(words[1:]) == 0
