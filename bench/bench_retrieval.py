@@ -1,6 +1,6 @@
 """Quality of the retrievers on public data, full ranking: chosen on validation, trained again, asked once.
 
-Gowalla (the NGCF/LightGCN split): validation is a random tenth of each training history, of which 5,000 users are
+Gowalla (the NGCF/LightGCN split): validation is a random tenth of each training history, of which 3,000 users are
 asked. Beauty: leave-one-out; strict, that is, the validation item is never trained on, but is part of the history that
 is asked about. `-k gowalla` runs both tests of Gowalla, `-k gowalla_two_tower` the longer one alone.
 """
@@ -25,7 +25,7 @@ DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(2 * 3600)
 
 # the first was best after three epochs on the validation items of Gowalla
-TOWERS = [{"temperature": t, "table_learning_rate": r} for t, r in ((0.1, 0.2), (0.1, 0.1), (0.15, 0.2), (0.07, 0.2))]
+TOWERS = [{"temperature": t, "table_learning_rate": r} for t, r in ((0.07, 0.2), (0.1, 0.2), (0.1, 0.1), (0.15, 0.2))]
 TOWER_EPOCHS = 8
 EASE_L2 = (10, 40, 160)
 Fit = Callable[[Interactions], Retriever]
@@ -137,13 +137,13 @@ def of_gowalla(train: Interactions, test: Interactions) -> str:
 def test_gowalla(publish: Callable[[str, str], None]) -> None:
     train, test = gowalla()
     carved = split_last_share(train, 0.1, seed=0)
-    asked = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(carved.validation.splits)))[:5000]
+    asked = np.random.default_rng(0).permutation(np.flatnonzero(np.diff(carved.validation.splits)))[:3000]
     known, validation = carved.train.take(asked), carved.validation.take(asked)
     models = {
         "popularity": grid(fit_popularity, [{}]),
+        "gf-cf": grid(GfCfOfRanks(512), [{"rank": r, "alpha": a} for r in (256, 512) for a in (0.2, 0.3)]),
         "item-knn": grid(fit_item_knn, [{"neighbours": 200, "shrinkage": s} for s in (0, 20)]),
-        "gf-cf": grid(GfCfOfRanks(1024), [{"rank": r, "alpha": a} for r in (256, 512, 1024) for a in (0.1, 0.2, 0.3)]),
-        "ials": grid(fit_ials, [{"rank": 64, "epochs": 10, "l2": r, "unobserved": 0.1} for r in (0.003, 0.01)]),
+        "ials": grid(fit_ials, [{"rank": 64, "epochs": 10, "l2": 0.003, "unobserved": 0.1}]),
     }
     lines, best = measured(models, carved.train, known, validation, train, train, test, 20)
     publish("retrieval_gowalla", f"{of_gowalla(train, test)}\n\n{table(20, lines)}")
@@ -156,7 +156,7 @@ def test_gowalla_two_tower(publish: Callable[[str, str], None]) -> None:
     from aitems_engine.training.two_tower import TwoTowerSettings, fit_two_tower
 
     def fit(x: Interactions, *, epochs: int = TOWER_EPOCHS, **chosen: float) -> Retriever:
-        settings = TwoTowerSettings(**chosen, epochs=epochs, validation=0, threads=1, device="cpu")
+        settings = TwoTowerSettings(**chosen, epochs=epochs, threads=1, device="cpu")
         state = os.environ.get("AITEMS_TOWER_STATE")
         return fit_two_tower(x, settings, checkpoint=Path(state) if state else None).retriever
 
@@ -171,8 +171,8 @@ def test_gowalla_two_tower(publish: Callable[[str, str], None]) -> None:
     lines, best = measured(models, train, train, train, train, train, test, 20)
     publish(
         "retrieval_gowalla_two_tower",
-        f"{of_gowalla(train, test)} {TOWER_EPOCHS} epochs of the whole training part, one thread, torch "
-        f"{torch.__version__}.\n\n{table(20, lines)}",
+        f"{of_gowalla(train, test)} At most {TOWER_EPOCHS} epochs, stopped by a tenth "
+        f"of the training items of 2,000 users, which stay left out; one thread, torch {torch.__version__}.\n\n{table(20, lines)}",
     )
     assert best > 0.1754
 
