@@ -171,8 +171,8 @@ def test_gowalla_two_tower(publish: Callable[[str, str], None]) -> None:
     lines, best = measured(models, train, train, train, train, train, test, 20)
     publish(
         "retrieval_gowalla_two_tower",
-        f"{of_gowalla(train, test)} At most {TOWER_EPOCHS} epochs, stopped by a tenth "
-        f"of the training items of 2,000 users, which stay left out; one thread, torch {torch.__version__}.\n\n{table(20, lines)}",
+        f"{of_gowalla(train, test)} At most {TOWER_EPOCHS} epochs, stopped by a tenth of the training items of 2,000 "
+        f"users, which stay left out; one thread, torch {torch.__version__}.\n\n{table(20, lines)}",
     )
     assert best > 0.1754
 
