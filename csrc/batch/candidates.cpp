@@ -143,10 +143,10 @@ void merge(std::size_t rows, const Source* sources, std::size_t count, bool reci
   out.splits[0] = 0;
   for (std::size_t row = 0; row < rows; ++row) {
     found.clear(most);
-    fused.clear();
-    ranks.clear();
-    scores.clear();
-    reserved.clear();
+    fused.assign(most, 0);
+    reserved.assign(most, 0);
+    ranks.assign(most * count, 0);
+    scores.assign(most * count, kNothing);
     for (std::size_t s = 0; s < count; ++s) {
       const Source& source = sources[s];
       const std::int32_t* const items = source.items + row * source.width;
@@ -157,12 +157,6 @@ void merge(std::size_t rows, const Source* sources, std::size_t count, bool reci
         if (items[i] < 0) continue;
         ++rank;
         const std::uint32_t number = found.add(items[i]);
-        if (number == fused.size()) {
-          fused.push_back(0);
-          reserved.push_back(0);
-          ranks.resize(ranks.size() + count, 0);
-          scores.resize(scores.size() + count, kNothing);
-        }
         fused[number] += source.weight * (reciprocal ? 1 / (kRankOffset + rank) : 1 - (rank - 1) / there);
         reserved[number] |= rank <= source.quota;
         ranks[number * count + s] = rank;
@@ -170,7 +164,7 @@ void merge(std::size_t rows, const Source* sources, std::size_t count, bool reci
       }
     }
     order.clear();
-    for (std::uint32_t number = 0; number < fused.size(); ++number)
+    for (std::uint32_t number = 0; number < found.items().size(); ++number)
       order.push_back(keyed(static_cast<float>(fused[number]), found.items()[number], number));
     radix_sort(order, spare);
     const auto spared = static_cast<std::size_t>(std::count(reserved.begin(), reserved.end(), 1));

@@ -69,10 +69,13 @@ py::tuple fill(const Array<double>& weights, const Array<std::int32_t>& items, c
   input.bid = column(bid, n, "bid");
   std::vector<Array<std::int32_t>> kept;  // converted columns live as long as the call
   for (const py::handle& rule : spacings) {
-    const auto parts = rule.cast<std::tuple<Array<std::int32_t>, std::size_t, std::size_t, int>>();
-    kept.push_back(std::get<0>(parts));
-    if (std::get<1>(parts) < 1 || std::get<2>(parts) < 1) throw Error(ErrorKind::kInvalidInput, "cap and window must be at least 1");
-    input.spacings.push_back({column(kept.back(), n, "codes"), std::get<1>(parts), std::get<2>(parts), std::get<3>(parts)});
+    auto [codes, by_item, before, cap, window, level] = rule.cast<std::tuple<Array<std::int32_t>, bool, std::vector<std::int32_t>, std::size_t, std::size_t, int>>();
+    if (cap < 1 || window < 1) throw Error(ErrorKind::kInvalidInput, "cap and window must be at least 1");
+    kept.push_back(codes);
+    const std::size_t size = by_item ? static_cast<std::size_t>(codes.size()) : n;
+    if (by_item) check_rows(input.items, n, size, "items");
+    if (before.size() >= window) before.erase(before.begin(), before.end() - static_cast<std::ptrdiff_t>(window - 1));
+    input.spacings.push_back({column(kept.back(), size, "codes"), cap, window, level, by_item ? input.items : nullptr, std::move(before)});
   }
   ColdQuota quota{};
   Array<std::uint8_t> is_cold;

@@ -27,8 +27,11 @@ class Filler {
         shadow_price_(shadow_price),
         organic_(in_.organic, in_.organic_count),
         placed_items_(in_.k),
-        placed_codes_(in_.k * in_.spacings.size()),
         full_(in_.spacings.size()) {
+    for (const Spacing& rule : in_.spacings) {
+      codes_.push_back(rule.before);
+      codes_.back().reserve(rule.before.size() + in_.k);
+    }
     if (in_.cold) {
       for (std::size_t i = 0; i < in_.organic_count; ++i)
         if (in_.cold->cold[in_.organic[i]]) cold_rows_.push_back(in_.organic[i]);
@@ -75,24 +78,23 @@ class Filler {
     return static_cast<std::size_t>(found);
   }
 
-  bool of_page(const Spacing& rule) const { return rule.window >= in_.k; }
+  bool of_page(const Spacing& rule) const { return rule.window >= in_.k && rule.before.empty(); }
 
   // Says which codes have no room at the next position. Those of rules over the whole page only become more; see `place`.
   void list_full() {
-    const std::size_t placed = page_.rows.size();
     for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
       const Spacing& rule = in_.spacings[r];
       if (of_page(rule)) continue;
       full_[r].clear();
-      const std::int32_t* const codes = placed_codes_.data() + r * in_.k;
-      const std::size_t from = placed - std::min(placed, rule.window - 1);
-      for (std::size_t p = from; p < placed; ++p)
-        if (count(codes, from, p + 1, codes[p]) == rule.cap) full_[r].push_back(codes[p]);
+      const std::vector<std::int32_t>& codes = codes_[r];
+      const std::size_t from = codes.size() - std::min(codes.size(), rule.window - 1);
+      for (std::size_t p = from; p < codes.size(); ++p)
+        if (count(codes.data(), from, p + 1, codes[p]) == rule.cap) full_[r].push_back(codes[p]);
     }
   }
 
   bool no_room(std::size_t r, std::int32_t row) const {
-    const std::int32_t code = in_.spacings[r].codes[row];
+    const std::int32_t code = in_.spacings[r].code(row);
     return code >= 0 && count(full_[r].data(), 0, full_[r].size(), code) > 0;
   }
 
@@ -140,9 +142,9 @@ class Filler {
     placed_items_[p] = in_.items[row];
     for (std::size_t r = 0; r < in_.spacings.size(); ++r) {
       const Spacing& rule = in_.spacings[r];
-      std::int32_t* const codes = placed_codes_.data() + r * in_.k;
-      codes[p] = rule.codes[row];
-      if (of_page(rule) && count(codes, 0, p + 1, codes[p]) == rule.cap) full_[r].push_back(codes[p]);
+      std::vector<std::int32_t>& codes = codes_[r];
+      codes.push_back(rule.code(row));
+      if (of_page(rule) && count(codes.data(), 0, codes.size(), codes.back()) == rule.cap) full_[r].push_back(codes.back());
     }
     page_.rows.push_back(row);
     page_.relaxed.push_back(static_cast<std::uint8_t>(level));
@@ -274,7 +276,8 @@ class Filler {
   Page page_;
   Walk organic_, cold_;
   std::vector<std::int32_t> cold_rows_;
-  std::vector<std::int32_t> placed_items_, placed_codes_;  // of the positions so far; codes a rule after the other
+  std::vector<std::int32_t> placed_items_;                 // of the positions so far
+  std::vector<std::vector<std::int32_t>> codes_;           // for each rule the codes before the page and of the positions so far
   std::vector<std::vector<std::int32_t>> full_;            // for each rule the codes that have no room now
   double cold_weight_ = 0, loss_ = 0;
   bool budget_binds_ = false;

@@ -15,6 +15,10 @@ struct Spacing {
   std::size_t cap;
   std::size_t window;
   int relax_level;  // given up from this level on; kNeverRelaxed
+  const std::int32_t* places = nullptr;  // of each row in codes; null = its own
+  std::vector<std::int32_t> before{};    // codes of what stands before the page, the last one next to it; fewer than `window`
+
+  std::int32_t code(std::int32_t row) const { return codes[places ? places[row] : row]; }
 };
 constexpr int kNeverRelaxed = 255;
 

@@ -67,11 +67,12 @@ def forbidden(row, page, items, spacings, levels, level):
     """Whether the row may not stand next on the page."""
     if levels[row] > level or items[row] in [items[r] for r in page]:
         return True
-    for codes, cap, window, relax_level in spacings:
-        if codes[row] < 0 or relax_level <= level:
+    for codes, by_item, before, cap, window, relax_level in spacings:
+        code = [codes[items[r]] if by_item else codes[r] for r in range(len(items))]
+        if code[row] < 0 or relax_level <= level:
             continue
-        near = page[max(0, len(page) - window + 1) :]
-        if sum(codes[r] == codes[row] for r in near) >= cap:
+        shown = [*before, *(code[r] for r in page)]
+        if shown[max(0, len(shown) - window + 1) :].count(code[row]) >= cap:
             return True
     return False
 

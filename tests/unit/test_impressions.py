@@ -179,6 +179,7 @@ def test_searches_and_repeated_events_are_left_out(tmp_path: Path) -> None:
     rows: list[list[object]] = [
         ["e1", "impression", "u1", "i1", T0, 1],
         ["e2", "search", "u1", "", T0 + 1, ""],
+        ["e5", "dwell", "u1", "", T0 + 1, ""],
         ["e3", "click", "u1", "i1", T0 + 2, 1],
         ["e3", "click", "u1", "i1", T0 + 2, 1],
         ["e4", "impression", "u1", "ghost", T0 + 3, 1],

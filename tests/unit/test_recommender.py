@@ -258,6 +258,33 @@ def test_bought_items_are_known_to_rules(folder: Path) -> None:
         page = engine.recommend(Request(history=events, k=110))
         assert "p1" not in page.item_ids
         assert "p2" in page.item_ids
+    known = histories(items)
+    known = replace(known, bought=np.arange(len(known.items)) % 3 == 0)
+    write_bundle(folder / "bought", made(items, known, None, config))
+    with Engine.open(folder / "bought") as engine:
+        own = slice(*known.splits[4:6])
+        gone = {items.item_ids[i] for i in known.items[own][known.bought[own]]}
+        shown = set(engine.recommend(Request(user_id=known.user_ids[4], k=110)).item_ids)
+        assert gone
+        assert not shown & gone
+        assert {items.item_ids[i] for i in known.items[own]} - gone <= shown
+
+
+def test_windows_reach_across_pages(folder: Path) -> None:
+    items = catalogue()
+    rules = {"rules": [{"rule": "spacing", "attribute": "mall", "window": 5}]}
+    config = {"placements": {"home": {"rank": False, "rules": rules}}}
+    write_bundle(folder / "windows", made(items, histories(items), None, config))
+    with Engine.open(folder / "windows") as engine:
+        request, shown = Request(user_id="u1", k=3, timestamp=NOW), []
+        for _ in range(6):
+            page = engine.recommend(request)
+            assert engine.replay(page.trace).item_ids == page.item_ids
+            shown += page.item_ids
+            request = replace(request, cursor=page.next_cursor)
+    malls = [int(item[1:]) % 5 for item in shown]
+    assert len(shown) == 18
+    assert all(len(set(malls[at : at + 5])) == 5 for at in range(14))
 
 
 class Broken:

@@ -114,7 +114,15 @@ def test_page_equals_its_slow_twin(seed: int) -> None:
     organic = rng.permutation(n).astype(np.int32)
     levels = rng.choice([0, 0, 0, 1, 2], n).astype(np.uint8)
     spacings = [
-        (rng.integers(-1, 4, n).astype(np.int32), int(rng.integers(1, 4)), int(rng.choice([2, 4, 10_000])), relax_level)
+        (
+            rng.integers(-1, 4, 20 if by_item else n).astype(np.int32),
+            by_item,
+            rng.integers(-1, 4, int(rng.choice([0, 2, 20]))).tolist(),
+            int(rng.integers(1, 4)),
+            int(rng.choice([2, 4, 10_000])),
+            relax_level,
+        )
+        for by_item in [bool(rng.integers(2))]
         for relax_level in (1, 2, twin.NEVER)[: int(rng.integers(0, 4))]
     ]
     got = native.fill_page(
@@ -457,7 +465,7 @@ def test_vectors_of_the_catalogue_are_those_of_the_rows() -> None:
         copied = replace(given, vectors=vectors[given.items])
         shared = replace(given, vectors=vectors, vector_rows=given.items)
         pages = [chain.run(s, RuleContext(20)).order.tolist() for s in (copied, shared)]
-        part = shared.part(slice(0, len(shared)), shared.codes)
+        part = shared.part(slice(0, len(shared)))
         assert pages[0] == pages[1] == chain.run(part, RuleContext(20)).order.tolist()
     with pytest.raises(InvalidInputError, match="not with has_vector"):
         replace(given, vectors=vectors, vector_rows=given.items, has_vector=np.ones(len(given), bool))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
@@ -180,7 +181,8 @@ class Fixed:
         self.item_ids = [str(i) for i in range(scores.shape[1])]
 
     def scores(self, histories: Interactions) -> np.ndarray:
-        return self._scores[: len(histories)].astype(np.float32)
+        """Return the row that a user's id names."""
+        return self._scores[[int(user) for user in histories.user_ids]].astype(np.float32)
 
 
 @settings(deadline=None, max_examples=60)
@@ -193,7 +195,7 @@ def test_measures_equal_all_orders(data: st.DataObject) -> None:
 
     def histories(items: set[int]) -> Interactions:
         n = len(items)
-        return Interactions(["u"], ids, np.array([0, n]), np.array(sorted(items), np.int32), np.full(n, -1))
+        return Interactions(["0"], ids, np.array([0, n]), np.array(sorted(items), np.int32), np.full(n, -1))
 
     ks = (1, 2, 3, 7)
     found = evaluate_ranking(Fixed(np.array([scores])), histories(seen), histories(wanted), ks)
@@ -204,6 +206,45 @@ def test_measures_equal_all_orders(data: st.DataObject) -> None:
             expected = slow.expected(getattr(slow, name), left, relevant, k)
             assert found.by_user[f"{name}@{k}"][0] == pytest.approx(expected)
     assert found.seen_targets == len(seen & wanted)
+
+
+def test_measures_equal_trec_eval() -> None:
+    """trec_eval breaks ties by id, ours are means over all orders of tied items: it is asked about each of these."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    rng, users, items, ks = np.random.default_rng(0), 40, 7, (1, 3, 5, 7)
+    ids = [f"i{i}" for i in range(items)]
+    scores = rng.integers(0, 3, (users, items)).astype(np.float32)
+    scores[::3] = rng.permuted(np.tile(np.arange(items), (len(scores[::3]), 1)), axis=1)  # without ties
+    wanted = [rng.permutation(items)[: rng.integers(0, 4)] for _ in range(users)]  # some have nothing to find
+    seen = [rng.permutation(items)[: rng.integers(0, 3)] for _ in range(users)]
+
+    def histories(lists: list[np.ndarray]) -> Interactions:
+        splits = np.cumsum([0, *map(len, lists)])
+        packed = np.concatenate(lists).astype(np.int32)
+        return Interactions([str(u) for u in range(users)], ids, splits, packed, np.full(len(packed), -1))
+
+    found = evaluate_ranking(Fixed(scores), histories(seen), histories(wanted), ks)
+    assert found.users.tolist() == [u for u in range(users) if len(wanted[u])]
+    relevant, runs, orders_of = {}, {}, {}
+    for u in found.users.tolist():
+        left = [i for i in range(items) if i not in seen[u]]
+        falling = -np.sort(-scores[u, left])
+        orders_of[u] = [o for o in itertools.permutations(left) if (scores[u, list(o)] == falling).all()]
+        for number, order in enumerate(orders_of[u]):
+            relevant[f"{u}.{number}"] = {ids[i]: 1 for i in wanted[u]}
+            runs[f"{u}.{number}"] = {ids[i]: float(-place) for place, i in enumerate(order)}
+    measures = {f"{name}.{','.join(map(str, ks))}" for name in ("recall", "ndcg_cut")} | {"recip_rank"}
+    told = pytrec_eval.RelevanceEvaluator(relevant, measures).evaluate(runs)
+    for row, u in enumerate(found.users.tolist()):
+        each = [told[f"{u}.{number}"] for number in range(len(orders_of[u]))]
+        for k in ks:
+            expected = {
+                "recall": [one[f"recall_{k}"] for one in each],
+                "ndcg": [one[f"ndcg_cut_{k}"] for one in each],
+                "mrr": [one["recip_rank"] * (one["recip_rank"] >= 1 / k - 1e-9) for one in each],
+            }
+            for name, values in expected.items():
+                assert found.by_user[f"{name}@{k}"][row] == pytest.approx(np.mean(values), abs=1e-9)
 
 
 def test_one_score_for_all_is_worth_a_random_order() -> None:

@@ -9,7 +9,7 @@ def fill_page(
     ads: NDArray[np.int32],
     levels: NDArray[np.uint8],
     relax_levels: int,
-    spacings: list[tuple[NDArray[np.int32], int, int, int]],
+    spacings: list[tuple[NDArray[np.int32], bool, list[int], int, int, int]],
     cold: tuple[NDArray[np.uint8], float, float, float] | None,
     ad_rules: tuple[int, int, float, float, float] | None,
     exploration: tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.uint8], float, float, float, int] | None,

@@ -35,6 +35,9 @@ _PARSERS = {
 }
 _BATCH = 65_536
 _NEVER = -1
+_PURCHASE = EVENT_TYPES.index("purchase")
+# events that may be of no item: they are left out
+_WITHOUT = frozenset(EVENT_TYPES) - {"impression", *POSITIVE_TYPES}
 IntVector = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]
 
@@ -187,7 +190,15 @@ class ImpressionLog:
             place[shown].astype(np.int32),
             clicked_at,
             purchased_at,
-            Interactions(user_ids, catalogue, splits, item[wanted], when[wanted]),
+            Interactions(
+                user_ids,
+                catalogue,
+                splits,
+                item[wanted],
+                when[wanted],
+                {},
+                kind[wanted] == EVENT_TYPES.index("purchase"),
+            ),
             _events(item, when, clicked),
             _events(item, when, bought),
             {
@@ -217,7 +228,7 @@ def read_impressions(
         `.parquet`, `.csv`, `.tsv`, `.jsonl` (text also as .gz) with `event_type`, `user_id`, `item_id`, `timestamp`;
         and `session_id`, `placement`, `position`, `event_id` where there are any.
     item_ids : sequence of str
-        The catalogue; events of other items are left out and counted.
+        The catalogue; events of other items are left out and counted. Searches and dwell events may be of no item.
     columns : mapping of field to column name, optional
         Where a name cannot be guessed.
     context : sequence of str
@@ -243,8 +254,8 @@ def read_impressions(
         values = {label: one.convert(_PARSERS[label]) for label, one in cells.items()}
         values |= {label: Cells(batch, label, path.name).convert(name) for label in context}
         kinds = values["event_type"] = [kind and kind.lower() for kind in values["event_type"]]
-        # what was looked for is of no item
-        about = [item is not None or kind != "search" for item, kind in zip(values["item_id"], kinds, strict=True)]
+        # what was looked for, or a stay on a page of no item
+        about = [item is not None or kind not in _WITHOUT for item, kind in zip(values["item_id"], kinds, strict=True)]
         for label in _REQUIRED:
             empty = -1 if label == "timestamp" else None
             for row, value in enumerate(values[label]):

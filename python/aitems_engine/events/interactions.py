@@ -6,7 +6,7 @@ Ids are the shop's text; inside, users and items are positions in `user_ids` and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Interactions:
         Milliseconds since 1970 (UTC), not falling within a history; -1 where unknown.
     counts : mapping of str to int
         What was seen when the histories were made, for reports: events read, left out, out of order, repeated.
+    bought : bool array, shape (num_interactions,), optional
+        Which of them are purchases, where that is known.
     """
 
     user_ids: list[str]
@@ -42,6 +44,7 @@ class Interactions:
     items: IntVector
     times: Offsets
     counts: Mapping[str, int] = field(default_factory=dict)
+    bought: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.items)
@@ -58,6 +61,8 @@ class Interactions:
             )
         if n and not (self.items.min() >= 0 and self.items.max() < len(self.item_ids)):
             raise InvalidInputError(f"items must be positions from 0 to {len(self.item_ids) - 1}")
+        if self.bought is not None and (self.bought.dtype != np.bool_ or self.bought.shape != (n,)):
+            raise InvalidInputError(f"bought must be bool of shape ({n},), got {self.bought.dtype} {self.bought.shape}")
 
     @classmethod
     def from_events(
@@ -67,6 +72,7 @@ class Interactions:
         times: npt.NDArray[np.int64] | None = None,
         *,
         counts: Mapping[str, int] | None = None,
+        bought: npt.NDArray[np.bool_] | None = None,
     ) -> Interactions:
         """Return the histories of events in any order; events of one time (or without one) keep theirs.
 
@@ -90,7 +96,19 @@ class Interactions:
             item_of[order].astype(np.int32),
             when[order],
             {"events": n, **(counts or {}), "out_of_order": late},
+            None if bought is None else bought[order],
         )
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return everything but the ids, for a file."""
+        packed: dict[str, npt.NDArray[Any]] = {"splits": self.splits, "items": self.items, "times": self.times}
+        return packed if self.bought is None else {**packed, "bought": self.bought.astype(np.uint8)}
+
+    @classmethod
+    def restore(cls, user_ids: list[str], item_ids: list[str], arrays: Mapping[str, npt.NDArray[Any]]) -> Interactions:
+        """Return the histories that `arrays` came from."""
+        bought = arrays["bought"].astype(np.bool_) if "bought" in arrays else None
+        return cls(user_ids, item_ids, arrays["splits"], arrays["items"], arrays["times"], bought=bought)
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -133,6 +151,7 @@ class Interactions:
             self.items[chosen],
             self.times[chosen],
             self.counts,
+            None if self.bought is None else self.bought[chosen],
         )
 
     def of_users(self, user_ids: Sequence[str]) -> Interactions:
@@ -145,9 +164,10 @@ class Interactions:
             self.items,
             self.times,
             self.counts,
+            self.bought,
         )
         found = padded.take(np.array([position.get(user, len(self)) for user in user_ids], np.int64))
-        return Interactions(list(user_ids), found.item_ids, found.splits, found.items, found.times, self.counts)
+        return replace(found, user_ids=list(user_ids))
 
     def over(self, item_ids: Sequence[str]) -> Interactions:
         """Return the same histories over another catalogue; interactions with items that it lacks are left out."""
@@ -174,6 +194,7 @@ class Interactions:
             items[known],
             self.times[known],
             {**self.counts, "unknown_items": unknown},
+            None if self.bought is None else self.bought[known],
         )
 
 

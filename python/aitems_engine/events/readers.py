@@ -145,6 +145,7 @@ def _from_batches(
     users: list[str] = []
     items: list[str] = []
     times: list[int] = []
+    bought: list[bool] = []
     counts = {"rows": 0, "other_types": 0, "repeated_event_ids": 0}
     seen: set[str] = set()
     for batch in batches:
@@ -172,11 +173,13 @@ def _from_batches(
             users.append(values["user_id"][row])
             items.append(values["item_id"][row])
             times.append(values["timestamp"][row] if "timestamp" in values else -1)
+            bought.append(kind is not None and kind.lower() == "purchase")
     if not users:
         raise DataError(
             f"{source}: no interaction left of {counts['rows']} rows; types that count are {', '.join(sorted(kept))}"
         )
-    return Interactions.from_events(users, items, np.array(times, np.int64), counts=counts)
+    told = np.array(bought) if any(bought) else None
+    return Interactions.from_events(users, items, np.array(times, np.int64), counts=counts, bought=told)
 
 
 def _parser(field: str) -> Callable[[Any], Any]:

@@ -83,11 +83,6 @@ def recommender_parts(
     tables: dict[str, npt.NDArray[Any]] = {"popular": np.argsort(-counts, kind="stable")[:POPULAR_MAX].astype(np.int32)}
     if ads is not None:
         tables |= {"ads.items": ads.items, "ads.bids": ads.bids}
-    packed: dict[str, npt.NDArray[Any]] = {
-        "splits": histories.splits,
-        "items": histories.items,
-        "times": histories.times,
-    }
     head = {"retrievers": list(retrievers), "ranker": ranker is not None, "config": config}
     names = {"item_ids": items.item_ids, "names": dict(items.names)}
     parts: Parts = {
@@ -96,7 +91,7 @@ def recommender_parts(
         CATALOGUE: json.dumps(names, ensure_ascii=False),
         COLUMNS: safetensors_bytes(items.arrays()),
         USERS: json.dumps(histories.user_ids, ensure_ascii=False),
-        HISTORIES: safetensors_bytes(packed),
+        HISTORIES: safetensors_bytes(histories.arrays()),
     }
     if queries:
         parts[QUERIES] = json.dumps(dict(queries), ensure_ascii=False, allow_nan=False)
@@ -134,9 +129,8 @@ def load_recommender(bundle: Bundle) -> Recommender:
 def _load(bundle: Bundle) -> Recommender:
     head, catalogue = bundle.read_json(RECOMMENDER), bundle.read_json(CATALOGUE)
     items = ItemTable.restore(catalogue["item_ids"], catalogue["names"], read_safetensors(bundle.file(COLUMNS)))
-    packed = read_safetensors(bundle.file(HISTORIES))
     users = json.loads(bundle.read(USERS))
-    histories = Interactions(users, items.item_ids, packed["splits"], packed["items"], packed["times"])
+    histories = Interactions.restore(users, items.item_ids, read_safetensors(bundle.file(HISTORIES)))
     tables = read_safetensors(bundle.file(TABLES))
     sources = {name: _source(bundle, name, items) for name in head["retrievers"]}
     placements, vectors, mode = _checked_config(head["config"], tuple(sources), items)

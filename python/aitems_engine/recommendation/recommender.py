@@ -285,8 +285,9 @@ class Recommender:
         )
         pool = self._candidates(placement, merged, asked)
         predictions = self._predictions(run, placement, pool, histories, asked)
-        scores, problems = self._scores(placement, pool, predictions)
-        slate = self._slate(placement, pool, scores, predictions, histories, asked)
+        price = self.items.numbers["price"][pool.items] if "price" in self.items.numbers else None
+        scores, problems = self._scores(placement, pool, predictions, price)
+        slate = self._slate(placement, pool, scores, predictions, price, histories, asked)
         return [
             self._page(run, placement, one, pool, slate, row, merged.sources, problems) for row, one in enumerate(asked)
         ]
@@ -316,18 +317,24 @@ class Recommender:
         return run.one("ranker", lambda: ranker.predict(batch), len(pool.items), lambda p: len(p.pctr))
 
     def _scores(
-        self, placement: Placement, pool: _Pool, predictions: Predictions | None
+        self,
+        placement: Placement,
+        pool: _Pool,
+        predictions: Predictions | None,
+        price: npt.NDArray[np.float32] | None,
     ) -> tuple[npt.NDArray[np.float64], Mapping[int, str]]:
         """Return what orders the candidates, and what went wrong with the objective, by request."""
         if predictions is None or not len(pool.items):
             return pool.scores.astype(np.float64), {}
+        wanted = placement.objective.columns
         columns: dict[str, npt.NDArray[Any]] = {
-            name: values[pool.items]
+            name: price if name == "price" and price is not None else values[pool.items]
             for name, values in self.items.numbers.items()
-            if name in placement.objective.columns
+            if name in wanted
         }
-        bids = pool.bids if len(pool.bids) else np.full(len(pool.items), np.nan, np.float32)
-        columns |= {"pctr": predictions.pctr, "pcvr": predictions.pcvr, "bid": bids, "retrieval": pool.scores}
+        columns |= {"pctr": predictions.pctr, "pcvr": predictions.pcvr, "retrieval": pool.scores}
+        if "bid" in wanted:
+            columns["bid"] = pool.bids if len(pool.bids) else np.full(len(pool.items), np.nan, np.float32)
         scores, problem = placement.objective(columns)
         if not problem:
             return scores, {}
@@ -341,6 +348,7 @@ class Recommender:
         pool: _Pool,
         scores: npt.NDArray[np.float64],
         predictions: Predictions | None,
+        price: npt.NDArray[np.float32] | None,
         histories: Interactions,
         asked: Sequence[_Asked],
     ) -> Slate:
@@ -369,8 +377,7 @@ class Recommender:
         if self.ads is not None:
             bids = pool.bids if len(pool.bids) else np.full(len(items), np.nan, np.float32)
             columns |= {"is_ad": ~np.isnan(bids), "bid": bids}
-        price = numbers["price"][items] if "price" in numbers else None
-        return Slate(items, scores, predictions.pctr, predictions.pcvr, price, **columns)
+        return Slate(items, scores, predictions.pctr, predictions.pcvr, price, catalogue=self.items.codes, **columns)
 
     def _page(
         self,
@@ -385,7 +392,7 @@ class Recommender:
     ) -> Response:
         """Apply the rules to the candidates of one request, and say how its page came about."""
         request, own = one.request, pool.own(row)
-        slate = slate.part(own, _Codes(self.items, pool.items[own]))
+        slate = slate.part(own)
         flags = [*one.flags, *(f"{stage.name}: {stage.outcome}" for stage in run.stages if stage.outcome != OK)]
         flags += [problem] if (problem := problems.get(row)) else []
         context = self._rule_context(one)
@@ -433,6 +440,7 @@ class Recommender:
             seed=int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=7).digest(), "big"),
             history_codes=_Codes(self.items, one.history),
             previous_items=one.previous,
+            previous_codes=_Codes(self.items, one.previous),
             excluded_items=one.excluded,
             goal_probability=goal,
             cold_share=_share(request.context.get("cold_share")),
@@ -455,13 +463,15 @@ class Recommender:
             now = int(time.time() * 1000) if request.timestamp is None else request.timestamp
             request = replace(request, timestamp=now, request_id=request.request_id or secrets.token_hex(8))
         positions = self.items.positions_by_id
-        bought: list[int] = []
+        bought = np.zeros(0, np.int32)
         known = self._rows_of_users.get(request.user_id or "") if not request.history else None
         if known is not None and self.histories is not None:
             stored = slice(*self.histories.splits[known : known + 2].tolist())
             history, times = self.histories.items[stored], self.histories.times[stored]
+            if self.histories.bought is not None:
+                bought = history[self.histories.bought[stored]]
         else:
-            places, when = [], []
+            places, when, purchased = [], [], []
             for event in request.history[-HISTORY_LIMIT:]:
                 item, at = (event, -1) if isinstance(event, str) else (event.item_id, event.timestamp)
                 place = positions.get(item)
@@ -469,8 +479,9 @@ class Recommender:
                     places.append(place)
                     when.append(at)
                     if isinstance(event, HistoryEvent) and event.event_type == "purchase":
-                        bought.append(place)
+                        purchased.append(place)
             history, times = np.array(places, np.int32), np.array(when, np.int64)
+            bought = np.array(purchased, np.int32)
             unknown = min(len(request.history), HISTORY_LIMIT) - len(history)
             if unknown:
                 flags.append(f"{unknown} events of the history are of items that the catalogue lacks")
@@ -482,7 +493,7 @@ class Recommender:
             request,
             history[-HISTORY_LIMIT:],
             times[-HISTORY_LIMIT:],
-            np.array(bought, np.int32),
+            bought,
             excluded[excluded >= 0],
             shown,
             previous[previous >= 0],

@@ -251,7 +251,7 @@ class Chain:
         if isinstance(rule, Freshness) and all(getattr(slate, column) is None for column in rule.uses):
             return " or ".join(rule.uses)
         attribute = getattr(rule, "attribute", None)
-        return attribute if attribute and attribute not in slate.codes else None
+        return attribute if attribute and not slate.has(attribute) else None
 
 
 def _made(kind: str, values: dict[str, Any], items: ItemTable | None, path: str) -> Rule:

@@ -54,7 +54,8 @@ class Draft:
     organic: npt.NDArray[np.int32]
     ads: npt.NDArray[np.int32]
     levels: npt.NDArray[np.uint8]
-    spacings: list[tuple[npt.NDArray[np.int32], int, int, int]] = field(default_factory=list)
+    spacings: list[tuple[npt.NDArray[np.int32], bool, list[int], int, int, int]] = field(default_factory=list)
+    """Codes, whether these are by item of the catalogue, codes before the page, most, window, level."""
     cold: tuple[npt.NDArray[np.uint8], float, float, float] | None = None
     ad_rules: tuple[int, int, float, float, float] | None = None
     exploration: (
@@ -95,6 +96,11 @@ class Draft:
         scores = self.scores[rows]
         low, high = scores.min(), scores.max()
         return (scores - low) / (high - low) if high > low else np.zeros(len(rows))
+
+    def limit(self, attribute: str, most: int, window: int, level: int, before: list[int] | None = None) -> None:
+        """Allow at most `most` rows with one value in a window; `before`: codes of what stands before the page."""
+        codes, by_item = self.slate.codes_to_look_up(attribute)
+        self.spacings.append((codes, by_item, before or [], most, window, level))
 
     def page(self) -> tuple[Any, ...]:
         """Fill the page; see csrc/rerank/page.hpp."""

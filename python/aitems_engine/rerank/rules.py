@@ -115,13 +115,13 @@ class Cap:
     relaxable: ClassVar[bool] = True
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        draft.spacings.append((draft.slate.attribute(self.attribute), self.most, 10_000, level))
+        draft.limit(self.attribute, self.most, 10_000, level)
         return ""
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """At most `most` items with one value of the attribute in any `window` consecutive positions."""
+    """At most `most` items with one value of the attribute in any `window` consecutive positions, also across pages."""
 
     attribute: str
     window: int
@@ -136,5 +136,7 @@ class Spacing:
     relaxable: ClassVar[bool] = True
 
     def apply(self, draft: Draft, level: int) -> str | None:
-        draft.spacings.append((draft.slate.attribute(self.attribute), self.most, self.window, level))
+        previous = draft.context.previous_codes.get(self.attribute)
+        before = [] if previous is None else previous[1 - self.window :].tolist()
+        draft.limit(self.attribute, self.most, self.window, level, before)
         return ""

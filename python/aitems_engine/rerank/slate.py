@@ -35,7 +35,9 @@ class Slate:
     pctr, pcvr, price : float32 array, shape (n,)
         Predicted click, purchase after a click, price; NaN = unknown, counts as nothing in the ledger.
     codes : mapping of attribute to int32 array, shape (n,)
-        -1 = unknown; unknown ones are under no cap. May be lazy: only the attributes that rules name are looked up.
+        -1 = unknown; unknown ones are under no cap.
+    catalogue : mapping of attribute to int32 array, shape (num_items,)
+        In place of `codes`: those of all items, of which rules look up what they need.
     age_days : float32 array, shape (n,)
         NaN = unknown.
     impressions : int64 array, shape (n,)
@@ -63,6 +65,7 @@ class Slate:
     pcvr: Floats | None = None
     price: Floats | None = None
     codes: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    catalogue: Mapping[str, npt.NDArray[np.int32]] | None = None
     age_days: Floats | None = None
     impressions: npt.NDArray[np.int64] | None = None
     is_ad: Flags | None = None
@@ -91,19 +94,28 @@ class Slate:
     def __len__(self) -> int:
         return len(self.items)
 
-    def part(self, rows: slice, codes: Mapping[str, npt.NDArray[np.int32]]) -> Slate:
-        """Return the candidates of a stretch with their codes, as views; what was checked is not checked again."""
+    def part(self, rows: slice) -> Slate:
+        """Return the candidates of a stretch, as views; what was checked is not checked again."""
         part = object.__new__(Slate)
         own = {name: None if (values := getattr(self, name)) is None else values[rows] for name in _COLUMNS}
+        codes = {name: values[rows] for name, values in self.codes.items()}
         vectors = self.vectors if self.vector_rows is not None or self.vectors is None else self.vectors[rows]
-        part.__dict__.update(own, codes=codes, vectors=vectors)
+        part.__dict__.update(own, codes=codes, catalogue=self.catalogue, vectors=vectors)
         return part
+
+    def has(self, attribute: str) -> bool:
+        """Return whether the attribute is known."""
+        return attribute in (self.codes if self.catalogue is None else self.catalogue)
 
     def attribute(self, name: str) -> npt.NDArray[np.int32]:
         """Return the codes of an attribute, checked."""
-        codes = self.codes[name]
+        codes = self.codes[name] if self.catalogue is None else self.catalogue[name][self.items]
         _check(f"codes['{name}']", codes, np.dtype(np.int32), len(self))
         return codes
+
+    def codes_to_look_up(self, name: str) -> tuple[npt.NDArray[np.int32], bool]:
+        """Return the codes of an attribute by item and True, or by row and False."""
+        return (self.attribute(name), False) if self.catalogue is None else (self.catalogue[name], True)
 
 
 _COLUMNS: dict[str, np.dtype[Any]] = {
@@ -134,6 +146,8 @@ class RuleContext:
         Of the user's history, oldest first, for `calibrated`.
     previous_items, excluded_items : int32 array
         Catalogue positions of earlier pages, and of what this request does not want; never shown.
+    previous_codes : mapping of attribute to int32 array
+        Of the items of earlier pages in the order they were shown, for `spacing`.
     goal_probability : float or None
         That the user knows what they want (`UserModeModel`); None = not known, the dial stands in the middle.
     cold_share : float or None
@@ -144,6 +158,7 @@ class RuleContext:
     seed: int = 0
     history_codes: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     previous_items: npt.NDArray[np.int32] | None = None
+    previous_codes: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     excluded_items: npt.NDArray[np.int32] | None = None
     goal_probability: float | None = None
     cold_share: float | None = None

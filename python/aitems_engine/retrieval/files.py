@@ -66,9 +66,7 @@ def save_retriever(
     parts[_ITEMS] = json.dumps(list(retriever.item_ids), ensure_ascii=False)
     if histories is not None:
         parts[_USERS] = json.dumps(histories.user_ids, ensure_ascii=False)
-        parts[_HISTORIES] = safetensors_bytes(
-            {"splits": histories.splits, "items": histories.items, "times": histories.times}
-        )
+        parts[_HISTORIES] = safetensors_bytes(histories.arrays())
     return write_bundle(path, parts, config={"retriever": parts[_MODEL]})
 
 
@@ -88,7 +86,7 @@ def open_retriever(path: str | Path) -> tuple[Retriever, Interactions | None]:
     packed = read_safetensors(bundle.file(_HISTORIES))
     try:
         users = _strings(bundle, _USERS)
-        return retriever, Interactions(users, item_ids, packed["splits"], packed["items"], packed["times"])
+        return retriever, Interactions.restore(users, item_ids, packed)
     except (InvalidInputError, KeyError) as error:
         raise BundleError(f"bundle '{path}': its histories do not fit together: {error}") from error
 
