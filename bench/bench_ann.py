@@ -19,7 +19,7 @@ from bench.ann_peers import Contender, built, installed
 
 from aitems_engine._native import isa
 from aitems_engine.ann import AnnIndex, Filter
-from aitems_engine.ann.tuning import GRAPH_FORM, recall
+from aitems_engine.ann.tuning import GRAPH_FORM, SIGN_FORM, recall
 
 DATA = Path(os.environ.get("AITEMS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "vectors"
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
@@ -46,6 +46,8 @@ def ours(items: np.ndarray, queries: np.ndarray) -> list[Contender]:
         {max(1, round(plan["probes"] * 1.3**i)) for i in range(-2, 11)} & set(range(1, described["lists"] + 1))
     )
     sweep: list[object] = [(p, s) for p in probes for s in (1.0, 1.2, 1.6, 2.4)]
+    if "signs" in described:
+        sweep += [("signs", p, s) for p in probes for s in (4.0, 6.0, 9.0, 14.0, 20.0)]
     if described["kind"] == "graph":
         sweep += [("graph", round(24 * 1.3**i), s) for i in range(12) for s in (1.2, 1.6)]
     threads = [1]
@@ -56,6 +58,8 @@ def ours(items: np.ndarray, queries: np.ndarray) -> list[Contender]:
             if effort[0] == "graph":
                 beam = max(effort[1], shortlist)
                 return index._core.search(q, k, None, 0, shortlist, number, GRAPH_FORM, level, beam)[0]
+            if effort[0] == "signs":
+                return index._core.search(q, k, None, effort[1], shortlist, number, SIGN_FORM, level)[0]
             return index._core.search(q, k, None, effort[0], shortlist, number, 0, level)[0]
 
         return Contender(f"aitems {level}", seconds, sweep, search, set_threads)

@@ -10,7 +10,7 @@
 namespace aitems::ann {
 namespace {
 
-constexpr SectionKind kIndexFile{"AITEMSAN", 3, ErrorKind::kIndexFormat, "index file", 1};
+constexpr SectionKind kIndexFile{"AITEMSAN", 4, ErrorKind::kIndexFormat, "index file", 1};
 enum Meta { kMetric, kFormat, kDim, kLists, kItems, kRows, kListsAsked, kIterations, kSeed, kAttributes, kMetaSize };
 constexpr std::int64_t kAttributesMax = 1024;
 
@@ -81,10 +81,16 @@ void check_rows(const SectionFile& file, const Segment& s) {
   }
 }
 
+// In the order in which they are written.
+template <class Plan>
+auto parts_of(Plan& plan) {
+  return std::array{&plan.target, &plan.filtered, &plan.walk, &plan.walk_filtered, &plan.signs, &plan.signs_filtered};
+}
+
 void read_plan(const SectionFile& file, SearchPlan& plan) {
   const Column<std::int32_t> values = file.column<std::int32_t>("plan");
   if (values.size() % 3 != 0) file.fail("section 'plan' does not hold triples");
-  const std::array<std::vector<Effort>*, 4> parts = {&plan.target, &plan.filtered, &plan.walk, &plan.walk_filtered};
+  const auto parts = parts_of(plan);
   std::size_t part = 0;
   for (std::size_t i = 0; i < values.size(); i += 3) {
     const Effort effort{values[i], values[i + 1], values[i + 2]};
@@ -118,7 +124,7 @@ void save_index(const Index& index, const std::string& notes, const std::string&
                                         static_cast<std::int64_t>(s.attributes.size())};
   std::vector<std::int32_t> efforts;
   const SearchPlan plan = index.plan();
-  for (const auto* part : {&plan.target, &plan.filtered, &plan.walk, &plan.walk_filtered}) {
+  for (const auto* part : parts_of(plan)) {
     if (part != &plan.target) efforts.insert(efforts.end(), {0, 0, 0});
     for (const Effort& e : *part) efforts.insert(efforts.end(), {e.k, e.probes, e.shortlist});
   }
@@ -143,6 +149,10 @@ void save_index(const Index& index, const std::string& notes, const std::string&
       writer.add(prefix + "scales", table->scales);
       if (s.metric == Metric::kL2) writer.add(prefix + "biases", table->biases);
     }
+  }
+  if (!s.signs.empty()) {
+    writer.add("s.codes", s.signs.codes);
+    writer.add("s.factors", s.signs.factors);
   }
   const std::int64_t graph_meta[] = {s.graph.degree, static_cast<std::int64_t>(s.graph.linked), static_cast<std::int64_t>(s.graph.reached)};
   if (!s.graph.empty()) {
@@ -196,6 +206,11 @@ OpenedIndex open_index(const std::string& path, bool verify) {
     s.codes = read_codes(*file, s, s.rows, "");
     s.centroids = read_codes(*file, s, (lists + kBlockRows - 1) / kBlockRows * kBlockRows, "c.");
   }
+  if (file->has("s.codes")) {
+    if (s.lists == 0 || s.dim > kSignDimMax) file->fail("it has signs, but no lists of at most " + std::to_string(kSignDimMax) + " dimensions");
+    s.signs.codes = sized<std::uint8_t>(*file, "s.codes", s.blocks() * static_cast<std::size_t>(sign_lines(s.dim)) * 64);
+    s.signs.factors = sized<float>(*file, "s.factors", s.rows);
+  }
   if (file->has("g.meta")) s.graph = read_graph(*file, s);
   const std::int64_t attributes = in_range(kAttributes, 0, kAttributesMax, "its number of attributes");
   for (std::int64_t a = 0; a < attributes; ++a) {
@@ -214,7 +229,8 @@ OpenedIndex open_index(const std::string& path, bool verify) {
                              static_cast<int>(in_range(kIterations, 1, 1 << 20, "its number of iterations")),
                              static_cast<std::uint64_t>(meta[kSeed]),
                              1,
-                             s.graph.degree};
+                             s.graph.degree,
+                             !s.signs.empty()};
   const Column<char> notes = file->column<char>("notes");
   return {std::make_unique<Index>(std::move(segment), options, std::move(plan)), std::string(notes.data(), notes.size())};
 }

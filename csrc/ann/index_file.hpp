@@ -1,10 +1,11 @@
-// An index as one section file (base/section_file.hpp), version 3 (1 had no graph, in 2 each row had as many places for
-// neighbours; both are read). Sections, all of fixed element types:
+// An index as one section file (base/section_file.hpp), version 4 (1 had no graph, in 2 each row had as many places for
+// neighbours, 3 had no signs; all are read). Sections, all of fixed element types:
 //   meta        int64: metric, format, dim, lists, items, rows, lists asked for, iterations, seed, attributes
 //   plan        int32 triples k, probes, shortlist: those for the target, a triple of zeros, those for filters; then,
-//               each after zeros again, the walks' (beam in place of probes)
+//               each after zeros again, the walks' (beam in place of probes) and the signs'
 //   ids by_id present vectors|halves [codes scales biases list_blocks norms c.codes c.scales c.biases]   as in segment.hpp
 //   aN.starts aN.rows                                                                                   postings of attribute N
+//   s.codes s.factors                                                                                   signs, if there are any (signs.hpp)
 //   g.meta g.starts g.neighbours g.codes g.levels g.scales [g.biases]   the graph, if there is one (graph.hpp); meta int64: degree, linked, reached
 //   notes       bytes of the caller's: names, values, string ids
 #pragma once

@@ -68,11 +68,12 @@ Items live_items(const Snapshot& from) {
 
 }  // namespace
 
-void Merge::build(int lists, int degree, int threads) {
+void Merge::build(int lists, int degree, bool signs, int threads) {
   std::shared_ptr<const Segment> segment = from_->segment;
-  if (!from_->packed() || lists != options_.lists || degree != options_.degree) {
+  if (!from_->packed() || lists != options_.lists || degree != options_.degree || signs != options_.signs) {
     options_.lists = lists;
     options_.degree = degree;
+    options_.signs = signs;
     options_.threads = threads;
     const CancelScope scope(cancelled_);
     const Items items = live_items(*from_);

@@ -15,8 +15,8 @@ class Merge {
 
   std::size_t items() const { return from_->size(); }
   const Snapshot& from() const { return *from_; }
-  // Throws Cancelled soon after `cancel`. If nothing changed and `lists` and `degree` are those there were, the segment stays as it is.
-  void build(int lists, int degree, int threads);
+  // Throws Cancelled soon after `cancel`. If nothing changed and the options are those there were, the segment stays as it is.
+  void build(int lists, int degree, bool signs, int threads);
   void cancel() noexcept { cancelled_ = true; }
   // The items of the snapshot, packed; to be measured and given a plan, saved, or adopted. Null before `build`.
   const std::shared_ptr<Index>& built() const { return built_; }

@@ -31,7 +31,8 @@ struct Call {
   std::vector<std::uint32_t> subset;  // rows to score, when the plan is an exact subset
   const Opening& opening;
   Effort effort;
-  int beam = 0;  // above 0: walk on the graph
+  bool signs = false;  // scan the signs of the lists
+  int beam = 0;        // above 0: walk on the graph
 };
 
 struct Scratch {
@@ -41,6 +42,8 @@ struct Scratch {
   Candidates candidates, coarse, delta;
   std::vector<float> scores;
   std::vector<std::vector<std::uint32_t>> probed;  // lists of each query, nearest first
+  std::vector<std::vector<float>> probed_scores;   // in the units of the query's code sums
+  std::vector<std::uint8_t> sign_tables;
   std::vector<std::uint32_t> starts, entries;
   std::vector<AnnQuery> group;
   std::vector<std::int8_t> group_codes;
@@ -144,7 +147,10 @@ void probe(const Call& call, std::size_t count, Scratch& scratch) {
   const AnnBlocks blocks = blocks_of(s.centroids, s.code_dim(), call.opening.lists.data());
   const std::size_t num_blocks = call.opening.lists.size();
   const int probes = std::min(call.effort.probes, call.opening.num_lists);
-  if (scratch.probed.size() < count) scratch.probed.resize(count);
+  if (scratch.probed_scores.size() < count) {
+    scratch.probed.resize(count);
+    scratch.probed_scores.resize(count);
+  }
   const auto id_of = [](std::uint32_t list) { return static_cast<std::int64_t>(list); };
   for (std::size_t q0 = 0; q0 < count; q0 += kCoarseQueries) {
     const std::size_t queries = std::min(kCoarseQueries, count - q0);
@@ -159,8 +165,12 @@ void probe(const Call& call, std::size_t count, Scratch& scratch) {
         if (found.scores[i] > found.scores[nearest] ||
             (found.scores[i] == found.scores[nearest] && found.rows[i] < found.rows[nearest]))
           nearest = i;
-      if (found.count) std::swap(found.rows[0], found.rows[nearest]);
+      if (found.count) {
+        std::swap(found.rows[0], found.rows[nearest]);
+        std::swap(found.scores[0], found.scores[nearest]);
+      }
       scratch.probed[q0 + q].assign(found.rows, found.rows + found.count);
+      scratch.probed_scores[q0 + q].assign(found.scores, found.scores + found.count);
     }
   }
 }
@@ -291,6 +301,43 @@ void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   }
 }
 
+// --- signs -------------------------------------------------------------------------------------------------------------------
+
+constexpr std::size_t kSignBlocks = 32;  // of a step
+
+void scan_signs(const Call& call, std::size_t count, Scratch& scratch) {
+  const Segment& s = call.segment;
+  const Entered entered(*call.simd);
+  const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
+  const float* biases = s.codes.biases.empty() ? nullptr : s.codes.biases.data();
+  const AnnSigns signs{s.signs.codes.data(), s.signs.factors.data(), biases, call.live, sign_lines(s.dim)};
+  const std::size_t wanted = std::min(static_cast<std::size_t>(call.options.k), call.items);
+  const auto id_of = [&](std::uint32_t row) { return s.ids[row]; };
+  probe(call, count, scratch);
+  scratch.candidates.start(*call.simd, count, call.effort.shortlist, static_cast<int>(std::max(kSignBlocks, step_blocks(s))) * kBlockRows);
+  for (std::size_t q = 0; q < count; ++q) {
+    AnnQuery& found = scratch.candidates[q];
+    AnnSignQuery query;
+    make_sign_tables(&scratch.queries[q * static_cast<std::size_t>(s.stride())], s.dim, scratch.sign_tables, query);
+    for (std::size_t i = 0; i < scratch.probed[q].size(); ++i) {
+      const std::uint32_t list = scratch.probed[q][i];
+      query.base = scratch.probed_scores[q][i] / scratch.factors[q] - (biases ? s.centroids.biases[list] : 0);
+      for (std::size_t b = s.list_blocks[list]; b < s.list_blocks[list + 1]; b += kSignBlocks) {
+        if (!s.block_norms.empty() && scratch.norms[q] * s.block_norms[b] <= found.threshold) break;
+        call.simd->scan_signs(&signs, b, std::min<std::size_t>(s.list_blocks[list + 1], b + kSignBlocks), &query, &found);
+        scratch.candidates.make_room(found, id_of);
+      }
+    }
+    if (static_cast<std::size_t>(found.count) < wanted) {  // the probed lists held too few: scan all codes, whose scores have other units
+      found.count = 0;
+      found.threshold = kMinusInfinity;
+      point_at(scratch, q, s.code_dim(), found);
+      scan_others(call, blocks, q, {}, scratch);
+    }
+    rerank(call, q, scratch, found);
+  }
+}
+
 // --- graph -------------------------------------------------------------------------------------------------------------------
 
 void walk_graph(const Call& call, std::size_t count, Scratch& scratch) {
@@ -359,6 +406,8 @@ void search_tile(const Call& call, const float* queries, std::size_t count, bool
       scan_exact(call, count, scratch);
     } else if (call.beam > 0) {
       walk_graph(call, count, scratch);
+    } else if (call.signs) {
+      scan_signs(call, count, scratch);
     } else {
       scan_lists(call, count, scratch);
     }
@@ -382,23 +431,46 @@ void search_tile(const Call& call, const float* queries, std::size_t count, bool
 // codes is part of a stream, and cheaper still where many queries share it.
 double cost_of_subset(const Segment& s, std::size_t rows) { return static_cast<double>(rows) * (2 + .035 * s.dim); }
 constexpr double kExactPreferred = 1.25;  // the costs are rough, and the exact answer is worth something
-double cost_of_lists(const Segment& s, const Effort& effort, std::size_t open_rows, int open_lists, bool grouped) {
-  const double row = (grouped ? .004 : .012) * s.dim;
-  const double share = std::min(1.0, static_cast<double>(effort.probes) / std::max(1, open_lists));
-  return row * (static_cast<double>(open_rows) * share + s.lists) + effort.shortlist * (10 + .05 * s.dim);
+constexpr double kRow = .012, kGroupedRow = .004, kSignRow = .005;  // a dimension of a row
+double cost_of_lists(const Segment& s, const Effort& effort, const Opening& opening, double row, double centroid) {
+  const double share = std::min(1.0, static_cast<double>(effort.probes) / std::max(1, opening.num_lists));
+  return s.dim * (row * static_cast<double>(opening.rows) * share + centroid * s.lists) + effort.shortlist * (10 + .05 * s.dim);
+}
+
+// How many lists to look into and how many candidates to score, by what was measured.
+Effort plan_lists(const Call& call, const std::vector<Effort>& efforts, bool masked) {
+  const Segment& s = call.segment;
+  const std::size_t wanted = std::min(static_cast<std::size_t>(call.options.k), call.items);
+  // Only some of the probed rows may be returned: probe as for that many more results.
+  const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
+  Effort effort = effort_for(efforts, thinned, s.lists);
+  if (masked) {  // the next measured row above: between two rows recall could dip
+    const auto above = std::find_if(efforts.begin(), efforts.end(), [&](const Effort& e) { return e.k >= thinned; });
+    if (above != efforts.end()) effort.probes = above->probes;
+  }
+  // A filter that follows the lists (a category, say) also lets in queries that come from elsewhere, for which the order of the
+  // lists says little: look into all that are open. They are few, or the filter is wide.
+  constexpr double kFollowsLists = 1.3;
+  const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
+  if (masked && call.opening.concentration > kFollowsLists * share) effort.probes = std::max(1, call.opening.num_lists);
+  if (call.options.probes > 0) effort.probes = std::min(call.options.probes, s.lists);
+  const Effort unthinned = effort_for(efforts, static_cast<double>(wanted), s.lists);
+  effort.shortlist = std::max(call.options.shortlist > 0 ? call.options.shortlist : unthinned.shortlist, static_cast<int>(wanted));
+  effort.shortlist = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(effort.shortlist), call.items));
+  return effort;
 }
 
 // What a walk is worth beside the scan of a list: a row apart costs as much as so many rows in a stream. About half of a beam's
 // out-neighbours are new.
 double cost_of_walk(const Segment& s, int beam) {
   constexpr double kApart = 16, kNew = .5;
-  return .012 * s.dim * (kApart * (kNew * beam * s.graph.degree + kWalkLists * kBlockRows) + s.lists);
+  return kRow * s.dim * (kApart * (kNew * beam * s.graph.degree + kWalkLists * kBlockRows) + s.lists);
 }
-constexpr std::size_t kWalkQueries = 32;  // more in one call are served better together, by the lists
+constexpr std::size_t kAloneQueries = 32;  // more in one call are served better together, by the lists
 constexpr double kWalkLive = .5;          // rows that may be returned; where there are fewer, walks pass by too many others
 
 // A walk's shortlist, and its beam as `probes`: 0 if that is not how to search.
-Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bool masked, double lists_cost) {
+Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bool masked, double cost) {
   const Segment& s = call.segment;
   const SearchOptions& options = call.options;
   const bool asked = options.form == Form::kGraph;
@@ -418,8 +490,8 @@ Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bo
   constexpr double kFollowsLists = 1.1;
   const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
   const bool spread = !masked || call.opening.concentration <= kFollowsLists * share;
-  const bool pays = measured && spread && count < kWalkQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
-                    cost_of_walk(s, effort.probes) < lists_cost;
+  const bool pays = measured && spread && count < kAloneQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
+                    cost_of_walk(s, effort.probes) < cost;
   return pays ? effort : Effort{};
 }
 
@@ -429,7 +501,7 @@ constexpr double kTileProducts = 8e7;
 Isa level_for(const Call& call, std::size_t queries) {
   const Segment& s = call.segment;
   if (call.options.isa != Isa::kAmx || s.lists == 0) return call.options.isa;
-  const double rows = static_cast<double>(s.rows) * (call.beam > 0 ? 0 : call.effort.probes) / s.lists + s.lists;
+  const double rows = static_cast<double>(s.rows) * (call.beam > 0 || call.signs ? 0 : call.effort.probes) / s.lists + s.lists;
   return static_cast<double>(queries) * rows * s.dim < kTileProducts ? Isa::kV4 : Isa::kAmx;
 }
 
@@ -482,39 +554,38 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
             mask ? mask->delta_items : snapshot.delta_live_items,
             {},
             mask ? mask->opening : *snapshot.opening,
-            {}};
+            {},
+            false,
+            0};
   const std::size_t k = static_cast<std::size_t>(options.k);
   const bool asked = options.form == Form::kExact;
   bool exact = s.lists == 0 || asked;
   const char* how = call.items + call.delta_items == 0 ? "empty" : exact ? "exact" : "lists";
   if (!exact && call.items > 0) {
-    const Opening& opening = call.opening;
-    const std::size_t wanted = std::min(k, call.items);
-    // Only some of the probed rows may be returned: probe as for that many more results.
-    const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
-    call.effort = effort_for(mask ? plan.filtered : plan.target, thinned, s.lists);
-    if (mask) {  // the next measured row above: between two rows recall could dip
-      const auto above = std::find_if(plan.filtered.begin(), plan.filtered.end(), [&](const Effort& e) { return e.k >= thinned; });
-      if (above != plan.filtered.end()) call.effort.probes = above->probes;
+    call.effort = plan_lists(call, mask ? plan.filtered : plan.target, mask != nullptr);
+    const bool grouped = count >= kAloneQueries;
+    double cost = grouped ? cost_of_lists(s, call.effort, call.opening, kGroupedRow, kGroupedRow)
+                          : cost_of_lists(s, call.effort, call.opening, kRow, kRow);
+    const std::vector<Effort>& signs = mask ? plan.signs_filtered : plan.signs;
+    const bool signs_asked = options.form == Form::kSigns;
+    if (!s.signs.empty() && (signs_asked || (options.form == Form::kAuto && options.probes == 0 && !grouped && !signs.empty()))) {
+      const Effort effort = plan_lists(call, signs, mask != nullptr);
+      const double signs_cost = cost_of_lists(s, effort, call.opening, kSignRow, kRow);
+      if (signs_asked || signs_cost < cost) {
+        call.effort = effort;
+        call.signs = true;
+        cost = signs_cost;
+        how = "signs";
+      }
     }
-    // A filter that follows the lists (a category, say) also lets in queries that come from elsewhere, for which the order of the
-    // lists says little: look into all that are open. They are few, or the filter is wide.
-    constexpr double kFollowsLists = 1.3;
-    const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
-    if (mask && opening.concentration > kFollowsLists * share) call.effort.probes = std::max(1, call.opening.num_lists);
-    if (options.probes > 0) call.effort.probes = std::min(options.probes, s.lists);
-    const Effort unthinned = effort_for(mask ? plan.filtered : plan.target, static_cast<double>(wanted), s.lists);
-    call.effort.shortlist = std::max(options.shortlist > 0 ? options.shortlist : unthinned.shortlist, static_cast<int>(wanted));
-    call.effort.shortlist = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(call.effort.shortlist), call.items));
-    const bool grouped = count >= 32;
-    const double lists_cost = cost_of_lists(s, call.effort, opening.rows, call.opening.num_lists, grouped);
-    if (const Effort walk = plan_walk(call, plan, count, mask != nullptr, lists_cost); walk.probes > 0) {
+    if (const Effort walk = plan_walk(call, plan, count, mask != nullptr, cost); walk.probes > 0) {
       call.effort = {walk.k, kWalkLists, walk.shortlist};
       call.beam = walk.probes;
+      cost = cost_of_walk(s, call.beam);
       how = "graph";
     }
-    const bool chosen = options.probes > 0 || options.form == Form::kGraph;
-    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * (call.beam > 0 ? cost_of_walk(s, call.beam) : lists_cost));
+    const bool chosen = options.probes > 0 || options.form == Form::kGraph || signs_asked;
+    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * cost);
   }
   if (exact && (mask || asked) && call.items > 0 && call.items * 2 < s.rows) {
     call.subset = rows_of(mask ? mask->base : *snapshot.live);

@@ -1,5 +1,5 @@
 // Search over one snapshot: exact scan, scan of inverted lists one query at a time, the same scan with a batch's queries grouped by
-// list (both return the same rows for the same probed lists), and a walk on the graph.
+// list (both return the same rows for the same probed lists), a scan of their signs, and a walk on the graph.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +24,11 @@ struct SearchPlan {
   std::vector<Effort> filtered;  // reaches .99: filtered searches never trade recall
   // The same for walks on the graph; `probes` is the beam, and beyond the last row there are none.
   std::vector<Effort> walk, walk_filtered;
+  std::vector<Effort> signs, signs_filtered;  // the first two for scans of signs
 };
 Effort effort_for(const std::vector<Effort>& efforts, double k, int lists);
 
-enum class Form : std::int32_t { kAuto = 0, kSingle = 1, kGrouped = 2, kExact = 3, kGraph = 4 };
+enum class Form : std::int32_t { kAuto = 0, kSingle = 1, kGrouped = 2, kExact = 3, kGraph = 4, kSigns = 5 };
 
 struct SearchOptions {
   int k = 10;
@@ -40,7 +41,7 @@ struct SearchOptions {
 };
 
 // Queries: `dim` floats each (normalised for cosine). Writes k ids and scores a query, best first; -1 and -inf where there are
-// no more. `mask` null: all live rows. Returns how it was done: "exact", "exact subset", "lists", "graph" or "empty".
+// no more. `mask` null: all live rows. Returns how it was done: "exact", "exact subset", "lists", "signs", "graph" or "empty".
 const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float* queries, std::size_t count, const SearchOptions& options,
                    const RowMask* mask, std::int64_t* ids, float* scores);
 

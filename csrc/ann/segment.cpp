@@ -161,7 +161,7 @@ void Segment::widen(std::size_t row, float* out) const {
 }
 
 std::size_t Segment::bytes() const {
-  std::size_t total = graph.bytes() + vectors.bytes() + halves.bytes() + ids.bytes() + by_id.bytes() + present.bytes() + list_blocks.bytes() +
+  std::size_t total = graph.bytes() + signs.bytes() + vectors.bytes() + halves.bytes() + ids.bytes() + by_id.bytes() + present.bytes() + list_blocks.bytes() +
                       block_norms.bytes();
   for (const CodeTable* table : {&codes, &centroids}) total += table->codes.bytes() + table->scales.bytes() + table->biases.bytes();
   for (const Postings& postings : attributes) total += postings.starts.bytes() + postings.rows.bytes();
@@ -251,6 +251,7 @@ std::shared_ptr<const Segment> build_segment(const float* vectors, std::size_t c
   segment->vectors = Column<float>(std::move(floats));
   segment->halves = Column<std::uint16_t>(std::move(halves));
   for (const AttributeColumn& attribute : attributes) segment->attributes.push_back(post(attribute, layout.row_item));
+  if (options.signs && segment->lists > 0 && dim <= kSignDimMax) segment->signs = build_signs(*segment, options.threads);
   if (options.degree > 0 && segment->lists > 0) segment->graph = build_graph(*segment, options.degree, options.threads);
   return segment;
 }

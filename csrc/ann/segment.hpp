@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ann/graph.hpp"
+#include "ann/signs.hpp"
 #include "base/column.hpp"
 #include "simd/ann_kernels.hpp"
 
@@ -57,6 +58,7 @@ struct Segment {
   Column<std::uint32_t> list_blocks;  // lists + 1: first block of each list
   Column<float> block_norms;          // rows / 16: longest vector in the block; inner product only, falling within a list
   CodeTable centroids;                // of `lists` rows, padded to whole blocks
+  SignTable signs;                    // empty: none
   Graph graph;                        // empty: none
   std::vector<Postings> attributes;
   std::shared_ptr<const void> file;  // keeps a mapping alive
@@ -86,6 +88,7 @@ struct BuildOptions {
   std::uint64_t seed = 0;
   int threads = 1;
   int degree = 0;  // out-neighbours in the graph; 0: no graph
+  bool signs = false;  // whether to have them; not beyond kSignDimMax dimensions
 };
 
 // Builds a segment of `count` vectors (row-major, dim floats each; already normalised for cosine). Ids must be unique and >= 0.

@@ -115,7 +115,7 @@ std::vector<EffortTuple> tuples_of(const std::vector<ann::Effort>& efforts) {
 }
 
 std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, const py::list& attributes, int metric, int format, int lists,
-                             int iterations, std::uint64_t seed, int threads, int degree) {
+                             int iterations, std::uint64_t seed, int threads, int degree, bool signs) {
   const Floats rows = float_rows(vectors, 0, "vectors");
   const std::size_t count = static_cast<std::size_t>(rows.shape(0));
   const int dim = static_cast<int>(rows.shape(1));
@@ -125,7 +125,7 @@ std::shared_ptr<Index> build(const py::object& vectors, const py::object& ids, c
   if (lists < 0 || iterations < 1) throw Error(ErrorKind::kInvalidInput, "lists must be 0 or more and iterations 1 or more");
   if (degree != 0 && (degree < 2 || degree > ann::kGraphDegreeMax || lists == 0))
     throw Error(ErrorKind::kInvalidInput, "degree must be 2 to " + std::to_string(ann::kGraphDegreeMax) + ", with lists of 1 or more; got " + std::to_string(degree));
-  const ann::BuildOptions options{static_cast<ann::Metric>(metric), static_cast<ann::VectorFormat>(format), lists, iterations, seed, resolve_threads(threads), degree};
+  const ann::BuildOptions options{static_cast<ann::Metric>(metric), static_cast<ann::VectorFormat>(format), lists, iterations, seed, resolve_threads(threads), degree, signs};
   py::gil_scoped_release release;
   ann::check_vectors(rows.data(), count, dim, "vector");
   ann::check_ids(keys.data(), count);
@@ -148,10 +148,12 @@ py::tuple search(const Index& index, const py::object& queries, std::int64_t k, 
   options.shortlist = shortlist;
   options.beam = beam;
   options.threads = resolve_threads(threads);
-  if (form < 0 || form > static_cast<int>(ann::Form::kGraph)) throw Error(ErrorKind::kInvalidInput, "unknown form " + std::to_string(form));
+  if (form < 0 || form > static_cast<int>(ann::Form::kSigns)) throw Error(ErrorKind::kInvalidInput, "unknown form " + std::to_string(form));
   options.form = static_cast<ann::Form>(form);
   if (options.form == ann::Form::kGraph && index.snapshot()->segment->graph.empty() && index.snapshot()->segment->lists > 0)
     throw Error(ErrorKind::kInvalidInput, "this index has no graph; build it with kind='graph'");
+  if (options.form == ann::Form::kSigns && index.snapshot()->segment->signs.empty() && index.snapshot()->segment->lists > 0)
+    throw Error(ErrorKind::kInvalidInput, "this index has no signs; build it with signs=True");
   options.isa = require_isa(isa);
   const ann::FilterProgram filter = program ? program_of(*program) : ann::FilterProgram{};
   Ids ids({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(k)});
@@ -197,6 +199,7 @@ py::dict stats(const Index& index) {
   out["linked"] = s.graph.linked;
   out["unreachable"] = s.graph.empty() ? 0 : s.items - s.graph.reached;
   out["graph_bytes"] = s.graph.bytes();
+  out["sign_bytes"] = s.signs.bytes();
   out["deleted_rows"] = s.items - now->live_items;
   out["added_rows"] = now->delta_rows;
   out["bytes"] = s.bytes() + now->chunks.size() * ann::kDeltaChunkRows * (static_cast<std::size_t>(s.stride()) * sizeof(float) + sizeof(std::int64_t));
@@ -220,12 +223,12 @@ py::tuple vectors_of(const Index& index, const Ids& ids) {
 }
 
 // False if it was cancelled.
-bool build_merge(ann::Merge& merge, int lists, int degree, int threads) {
+bool build_merge(ann::Merge& merge, int lists, int degree, bool signs, int threads) {
   if (lists < 0 || degree < 0) throw Error(ErrorKind::kInvalidInput, "lists and degree must be 0 or more");
   threads = resolve_threads(threads);
   py::gil_scoped_release release;
   try {
-    merge.build(lists, degree, threads);
+    merge.build(lists, degree, signs, threads);
   } catch (const Cancelled&) {
     return false;
   }
@@ -293,11 +296,11 @@ void register_ann(py::module_& module) {
   py::class_<ann::Merge>(m, "Merge")
       .def_property_readonly("items", &ann::Merge::items)
       .def_property_readonly("built", &ann::Merge::built)
-      .def("build", &build_merge, py::arg("lists"), py::arg("degree"), py::arg("threads"))
+      .def("build", &build_merge, py::arg("lists"), py::arg("degree"), py::arg("signs"), py::arg("threads"))
       .def("cancel", &ann::Merge::cancel);
   py::class_<Index, std::shared_ptr<Index>>(m, "Index")
       .def_static("build", &build, py::arg("vectors"), py::arg("ids"), py::arg("attributes"), py::arg("metric"), py::arg("format"),
-                  py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"), py::arg("degree") = 0)
+                  py::arg("lists"), py::arg("iterations"), py::arg("seed"), py::arg("threads"), py::arg("degree") = 0, py::arg("signs") = false)
       .def("search", &search, py::arg("queries"), py::arg("k"), py::arg("program"), py::arg("probes"), py::arg("shortlist"),
            py::arg("threads"), py::arg("form"), py::arg("isa"), py::arg("beam") = 0)
       .def("upsert", &upsert, py::arg("ids"), py::arg("vectors"), py::arg("attributes"))
@@ -326,16 +329,20 @@ void register_ann(py::module_& module) {
       .def("plan",
            [](const Index& index) {
              const ann::SearchPlan plan = index.plan();
-             return std::make_tuple(tuples_of(plan.target), tuples_of(plan.filtered), tuples_of(plan.walk), tuples_of(plan.walk_filtered));
+             return std::make_tuple(tuples_of(plan.target), tuples_of(plan.filtered), tuples_of(plan.walk), tuples_of(plan.walk_filtered),
+                                    tuples_of(plan.signs), tuples_of(plan.signs_filtered));
            })
       .def(
           "set_plan",
           [](Index& index, const std::vector<EffortTuple>& target, const std::vector<EffortTuple>& filtered,
-             const std::vector<EffortTuple>& walk, const std::vector<EffortTuple>& walk_filtered) {
-            index.set_plan({efforts_of(target), efforts_of(filtered), efforts_of(walk), efforts_of(walk_filtered)});
+             const std::vector<EffortTuple>& walk, const std::vector<EffortTuple>& walk_filtered, const std::vector<EffortTuple>& signs,
+             const std::vector<EffortTuple>& signs_filtered) {
+            index.set_plan({efforts_of(target), efforts_of(filtered), efforts_of(walk), efforts_of(walk_filtered), efforts_of(signs),
+                            efforts_of(signs_filtered)});
           },
           py::arg("target"), py::arg("filtered"), py::arg("walk") = std::vector<EffortTuple>{},
-          py::arg("walk_filtered") = std::vector<EffortTuple>{});
+          py::arg("walk_filtered") = std::vector<EffortTuple>{}, py::arg("signs") = std::vector<EffortTuple>{},
+          py::arg("signs_filtered") = std::vector<EffortTuple>{});
 }
 
 }  // namespace aitems::bindings

@@ -119,6 +119,7 @@ const AnnKernels kAnn_amx = {over_rows<float, dot_one>,
                              quantize,
                              collect,
                              scan_tiles,
+                             scan_signs,
                              cut,
                              enter,
                              leave};

@@ -101,6 +101,25 @@ void scan(const aitems::AnnBlocks* blocks, std::size_t begin, std::size_t end, a
   }
 }
 
+void scan_signs(const aitems::AnnSigns* blocks, std::size_t begin, std::size_t end, const aitems::AnnSignQuery* signs, aitems::AnnQuery* query) {
+  const std::size_t bytes = static_cast<std::size_t>(blocks->lines) * 64;
+  for (std::size_t b = begin; b < end; ++b) {
+    if (!blocks->live[b]) continue;
+    for (std::size_t r = 0; r < kLanes; ++r) {
+      std::int32_t sum = 0;
+      for (std::size_t at = 0; at < bytes; at += 16) {
+        const std::uint8_t code = blocks->codes[b * bytes + at + r];
+        const std::uint8_t* table = signs->tables + at / 64 * 128 + at % 64;
+        sum += table[code & 15] + table[64 + (code >> 4)];
+      }
+      const std::size_t row = b * kLanes + r;
+      float score = (static_cast<float>(sum) * signs->step - signs->offset) * blocks->factors[row] + signs->base;
+      if (blocks->biases) score += blocks->biases[row];
+      if (score > query->threshold && (blocks->live[b] >> r & 1)) append(query, score, static_cast<std::uint32_t>(row));
+    }
+  }
+}
+
 void cut(aitems::AnnQuery* query, std::int32_t keep) {
   const std::int32_t count = query->count;
   if (count <= keep) return;
@@ -137,6 +156,7 @@ const AnnKernels kAnn_baseline = {over_rows<float, dot_one>,
                                   quantize,
                                   collect,
                                   scan,
+                                  scan_signs,
                                   cut,
                                   nothing,
                                   nothing};

@@ -30,6 +30,25 @@ struct AnnBlocks {
   std::int32_t code_dim;      // multiple of 4
 };
 
+// One bit a dimension: the sign of what a row has beyond the centroid of its list. Packed like AnnBlocks, but a line of 64 bytes holds 32
+// dimensions of a block's rows: byte 16 j + r belongs to row r; its low half to the dimensions 8 j .. 8 j + 3 of the line, bit 0 first, its
+// high half to the four after them.
+struct AnnSigns {
+  const std::uint8_t* codes;  // blocks * lines * 64
+  const float* factors;       // a row's score is base + (step * sum - offset) * factor ...
+  const float* biases;        // ... plus this; null: no bias
+  const std::uint16_t* live;  // as in AnnBlocks
+  std::int32_t lines;
+};
+
+// What is looked up for one query: `lines` times 128 bytes, 16 for each of 8 halves of bytes: first the low ones of a line, then the high ones.
+struct AnnSignQuery {
+  const std::uint8_t* tables;  // entries of at most kSignEntryMax
+  float step, offset, base;
+};
+constexpr int kSignEntryMax = 127;      // two are added in a byte
+constexpr std::int32_t kSignLinesMax = 64;  // 64 * 8 entries of 127 are still a 16-bit number
+
 constexpr std::size_t kAnnQueriesRead = 32;  // codes of queries that a kernel reads at a time
 
 struct AnnKernels {
@@ -53,6 +72,8 @@ struct AnnKernels {
   // Scores the blocks [begin, end) for each query and appends the rows above its threshold. The queries' codes lie one after another,
   // with kAnnQueriesRead more to read behind them. Each buffer must hold (end - begin + 1) * 16 more.
   void (*scan)(const AnnBlocks* blocks, std::size_t begin, std::size_t end, AnnQuery* queries, std::int32_t num_queries);
+  // Like `scan`, for one query and its signs.
+  void (*scan_signs)(const AnnSigns* blocks, std::size_t begin, std::size_t end, const AnnSignQuery* signs, AnnQuery* query);
   // Raises the query's threshold by bisection so that at least `keep` candidates stay above it, and drops the others, order kept.
   // Never drops one of the best `keep`. Ties can keep it from dropping anything.
   void (*cut)(AnnQuery* query, std::int32_t keep);

@@ -139,6 +139,42 @@ void scan(const aitems::AnnBlocks* blocks, std::size_t begin, std::size_t end, a
   }
 }
 
+// A line is two registers, of two lanes of 16 rows each; see ann_v4.inc.
+void scan_signs(const aitems::AnnSigns* blocks, std::size_t begin, std::size_t end, const aitems::AnnSignQuery* signs, aitems::AnnQuery* query) {
+  const __m256i low_half = _mm256_set1_epi8(15);
+  const auto load = [](const std::uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); };
+  const __m256 step = _mm256_set1_ps(signs->step), offset = _mm256_set1_ps(signs->offset), base = _mm256_set1_ps(signs->base);
+  const std::size_t bytes = static_cast<std::size_t>(blocks->lines) * 64;
+  for (std::size_t b = begin; b < end; ++b) {
+    if (!blocks->live[b]) continue;
+    const std::uint8_t* codes = blocks->codes + b * bytes;
+    __m256i both = _mm256_setzero_si256(), odd = both;
+    for (std::size_t at = 0; at < bytes; at += 32) {
+      const __m256i code = load(codes + at);
+      const std::uint8_t* table = signs->tables + at / 64 * 128 + at % 64;
+      const __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(load(table), _mm256_and_si256(code, low_half)),
+                                          _mm256_shuffle_epi8(load(table + 64), _mm256_and_si256(_mm256_srli_epi16(code, 4), low_half)));
+      both = _mm256_add_epi16(both, sum);
+      odd = _mm256_add_epi16(odd, _mm256_srli_epi16(sum, 8));
+    }
+    const __m256i even = _mm256_sub_epi16(both, _mm256_slli_epi16(odd, 8));
+    const __m128i evens = _mm_add_epi16(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1));
+    const __m128i odds = _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1));
+    alignas(32) float scores[kLanes];
+    std::uint32_t mask = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i sums = _mm256_cvtepu16_epi32(half ? _mm_unpackhi_epi16(evens, odds) : _mm_unpacklo_epi16(evens, odds));
+      const std::size_t row = b * kLanes + static_cast<std::size_t>(half) * 8;
+      __m256 score = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), step), offset);
+      score = _mm256_add_ps(_mm256_mul_ps(score, _mm256_loadu_ps(blocks->factors + row)), base);
+      if (blocks->biases) score = _mm256_add_ps(score, _mm256_loadu_ps(blocks->biases + row));
+      _mm256_store_ps(scores + half * 8, score);
+      mask |= above(scores + half * 8, _mm256_set1_ps(query->threshold)) << half * 8;
+    }
+    if (mask & blocks->live[b]) append(query, mask & blocks->live[b], scores, static_cast<std::uint32_t>(b * kLanes));
+  }
+}
+
 void cut(aitems::AnnQuery* query, std::int32_t keep) {
   const std::int32_t count = query->count;
   if (count <= keep) return;
@@ -181,6 +217,7 @@ const AnnKernels kAnn_v3 = {over_rows<float, dot_one>,
                             quantize,
                             collect,
                             scan,
+                            scan_signs,
                             cut,
                             nothing,
                             nothing};

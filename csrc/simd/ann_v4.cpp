@@ -10,6 +10,7 @@ const AnnKernels kAnn_v4 = {over_rows<float, dot_one>,
                             quantize,
                             collect,
                             scan,
+                            scan_signs,
                             cut,
                             nothing,
                             nothing};

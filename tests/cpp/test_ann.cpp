@@ -36,7 +36,7 @@ std::vector<std::int64_t> ids_from(std::int64_t first, std::size_t count) {
 
 void compact(Index& index, int threads) {
   ann::Merge merge(index);
-  merge.build(index.options().lists, index.options().degree, threads);
+  merge.build(index.options().lists, index.options().degree, index.options().signs, threads);
   index.adopt(merge.from(), *merge.built());
 }
 
@@ -182,7 +182,7 @@ TEST(AnnIndex, WhatIsWrittenDuringAMergeIsCarriedOver) {
     const std::int64_t before[] = {3, 100};
     index.erase(before, 2);
     ann::Merge merge(index);
-    merge.build(4, 0, 1);
+    merge.build(4, 0, false, 1);
     const std::int64_t during[] = {7, 101, 3};
     index.erase(during, 3);
     index.upsert(rows.data() + count * kDim, ids.data() + count, 2000, {});
@@ -209,7 +209,7 @@ TEST(AnnIndex, AMergeCanBeGivenUp) {
   index.upsert(rows.data(), ids.data(), 2000, {});
   ann::Merge merge(index);
   merge.cancel();
-  EXPECT_THROW(merge.build(16, 8, 2), Cancelled);
+  EXPECT_THROW(merge.build(16, 8, false, 2), Cancelled);
   EXPECT_EQ(merge.built(), nullptr);
   EXPECT_EQ(index.live_ids(), ids);
 }

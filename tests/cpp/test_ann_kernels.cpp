@@ -78,6 +78,42 @@ TEST_P(AnnKernelsOf, ScanEqualsThePlainLoops) {
       }
 }
 
+Found signs_scanned(const AnnKernels& simd, const AnnSigns& blocks, std::size_t begin, std::size_t end, const AnnSignQuery& signs, float threshold) {
+  const std::size_t room = (end - begin + 1) * 16;
+  Found found{std::vector<float>(room), std::vector<std::uint32_t>(room)};
+  AnnQuery query{nullptr, 0, 0, threshold, found.scores.data(), found.rows.data(), 0};
+  simd.scan_signs(&blocks, begin, end, &signs, &query);
+  found.scores.resize(static_cast<std::size_t>(query.count));
+  found.rows.resize(static_cast<std::size_t>(query.count));
+  return found;
+}
+
+TEST_P(AnnKernelsOf, SignScanEqualsThePlainLoops) {
+  const AnnKernels& simd = *kernels(GetParam()).ann;
+  const AnnKernels& plain = *kernels(Isa::kBaseline).ann;
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  for (const std::int32_t lines : {1, 4, 12, kSignLinesMax})
+    for (const int kind : {0, 1, 2}) {  // as they come, with biases, all entries at their largest
+      const std::size_t num_blocks = 9, width = static_cast<std::size_t>(lines);
+      std::vector<std::uint8_t> codes(num_blocks * width * 64), tables(width * 128);
+      std::vector<float> factors(num_blocks * 16), biases(num_blocks * 16);
+      std::vector<std::uint16_t> live(num_blocks);
+      for (auto& c : codes) c = static_cast<std::uint8_t>(random());
+      for (auto& t : tables) t = static_cast<std::uint8_t>(kind == 2 ? kSignEntryMax : static_cast<int>(random() % (kSignEntryMax + 1)));
+      for (auto& f : factors) f = uniform(random);
+      for (auto& b : biases) b = -10 * uniform(random);
+      for (auto& l : live) l = static_cast<std::uint16_t>(random() % 3 ? random() : 0);
+      const AnnSigns blocks{codes.data(), factors.data(), kind == 1 ? biases.data() : nullptr, live.data(), lines};
+      const AnnSignQuery query{tables.data(), .01f, 2.5f, .3f};
+      const Found all = signs_scanned(plain, blocks, 0, num_blocks, query, -std::numeric_limits<float>::infinity());
+      EXPECT_EQ(signs_scanned(simd, blocks, 0, num_blocks, query, -std::numeric_limits<float>::infinity()), all) << lines << ' ' << kind;
+      ASSERT_FALSE(all.scores.empty());
+      const float middle = all.scores[all.scores.size() / 2];  // keeps its own row out
+      EXPECT_EQ(signs_scanned(simd, blocks, 2, num_blocks, query, middle), signs_scanned(plain, blocks, 2, num_blocks, query, middle));
+    }
+}
+
 TEST_P(AnnKernelsOf, QuantiserEqualsThePlainLoops) {
   const AnnKernels& simd = *kernels(GetParam()).ann;
   const AnnKernels& plain = *kernels(Isa::kBaseline).ann;

@@ -71,6 +71,68 @@ def codes_of(query: NDArray[np.float32]) -> tuple[NDArray[np.int64], np.float32]
     return np.trunc(scaled + np.where(scaled < 0, np.float32(-0.5), np.float32(0.5))).astype(np.int64), factor
 
 
+def centroids_of(parts: dict[str, NDArray], dim: int) -> NDArray[np.int64]:
+    """Return the unsigned codes of the lists' centroids, row-major."""
+    dim4 = -(-dim // 4)
+    packed = parts["centroid_codes"].reshape(-1, dim4, 16, 4)
+    return packed.transpose(0, 2, 1, 3).reshape(-1, dim4 * 4)[: len(parts["list_blocks"]) - 1, :dim].astype(np.int64)
+
+
+def signs(
+    parts: dict[str, NDArray],
+    vectors: dict[int, NDArray[np.float32]],
+    query: NDArray[np.float32],
+    probes: int,
+    l2: bool,
+) -> list[int]:
+    """Return ids by what the signs of the rows in the `probes` nearest lists estimate, best first, then the lower id.
+
+    `parts` is what the native index exports as its graph; `vectors` the stored vector of each id.
+    """
+    dim, f32 = len(query), np.float32
+    codes, factor = codes_of(query)
+    centroids, scales = centroids_of(parts, dim), parts["centroid_scales"]
+    biases = parts["centroid_biases"] if l2 else np.zeros(len(scales), f32)
+    scores = [
+        f32(int((row - 128) @ codes)) * s + b * factor for row, s, b in zip(centroids, scales, biases, strict=False)
+    ]
+    order = sorted(range(len(centroids)), key=lambda at: (-scores[at], at))[:probes]
+    padded = np.zeros(-(-dim // 32) * 32, f32)
+    padded[:dim] = query
+    widest = offset = f32(0)
+    for group in padded.reshape(-1, 4):
+        total = f32(0)
+        for value in group:
+            total += abs(value)
+        widest, offset = max(widest, total), offset + total
+    step = 2 * widest / f32(127) if widest else f32(1)
+    held = []
+    for at in order:
+        base = scores[at] / factor - biases[at]
+        centroid = scales[at] * (centroids[at] - 128).astype(f32)
+        for row in range(*(parts["list_blocks"][at : at + 2] * 16)):
+            if (id := int(parts["ids"][row])) < 0:
+                continue
+            beyond = vectors[id].astype(np.float64) - centroid.astype(np.float64)
+            magnitudes = sum(abs(beyond).tolist())
+            own = f32(sum((beyond * beyond).tolist()) / magnitudes) if magnitudes else f32(0)
+            bits = np.zeros(len(padded), bool)
+            bits[:dim] = beyond > 0
+            entries = 0
+            for group, chosen in zip(padded.reshape(-1, 4), bits.reshape(-1, 4), strict=True):
+                entry = f32(0)
+                for value in group:
+                    entry += abs(value) - value
+                for value in group[chosen]:
+                    entry += 2 * value
+                entries += int(np.clip(entry * (1 / step) + f32(0.5), 0, 127))
+            estimate = (f32(entries) * step - offset) * own + base
+            if l2:
+                estimate += f32(-sum((vectors[id].astype(np.float64) ** 2).tolist()) / 2)
+            held.append((-estimate, id))
+    return [id for _, id in sorted(held)]
+
+
 def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int) -> list[int]:
     """Return the rows that a walk on the graph holds in the end, best first: (score, lower row) in a sorted list.
 
@@ -83,9 +145,7 @@ def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam
         total = np.float32(int((table[row, : len(codes)].astype(np.int64) - 128) @ codes)) * scale
         return total + bias[row] * factor if len(bias) else total
 
-    dim4 = -(-len(query) // 4)
-    packed = graph["centroid_codes"].reshape(-1, dim4, 16, 4)
-    centroids = packed.transpose(0, 2, 1, 3).reshape(-1, dim4 * 4)
+    centroids = centroids_of(graph, len(query))
     num_lists = len(graph["list_blocks"]) - 1
     order = sorted(
         range(num_lists),

@@ -103,7 +103,7 @@ def saved(tmp_path_factory):
         (lambda b: b[:-64], "cut short"),
         (lambda b: b + b"\0" * 64, "appended"),
         (lambda b: b"PK" + b[2:], "does not begin as one"),
-        (lambda b: b[:8] + b"\4" + b[9:], "version 4, this engine reads version 1 to 3"),
+        (lambda b: b[:8] + b"\5" + b[9:], "version 5, this engine reads version 1 to 4"),
         (lambda b: b[:20] + bytes([b[20] ^ 1]) + b[21:], "header does not match its checksum"),
         (lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], "table does not match its checksum"),
     ],

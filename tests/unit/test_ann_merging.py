@@ -358,7 +358,7 @@ def test_a_merge_that_was_overtaken_is_refused():
     with pytest.raises(InvalidInputError, match="was not built"):
         core.adopt(merges[0])
     for merge in merges:
-        assert merge.build(0, 0, 1)
+        assert merge.build(0, 0, False, 1)
     core.adopt(merges[0])
     with pytest.raises(InvalidInputError, match="another merge was published"):
         core.adopt(merges[1])

@@ -6,7 +6,7 @@ class Merge:
     def items(self) -> int: ...
     @property
     def built(self) -> Index: ...
-    def build(self, lists: int, degree: int, threads: int) -> bool: ...
+    def build(self, lists: int, degree: int, signs: bool, threads: int) -> bool: ...
     def cancel(self) -> None: ...
 
 class Index:
@@ -22,6 +22,7 @@ class Index:
         seed: int,
         threads: int,
         degree: int = 0,
+        signs: bool = False,
     ) -> Index: ...
     def search(
         self,
@@ -50,13 +51,13 @@ class Index:
     def graph(self) -> dict[str, NDArray[np.generic]]: ...
     def plan(
         self,
-    ) -> tuple[
-        list[tuple[int, int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]], list[tuple[int, int, int]]
-    ]: ...
+    ) -> tuple[list[tuple[int, int, int]], ...]: ...
     def set_plan(
         self,
         target: list[tuple[int, int, int]],
         filtered: list[tuple[int, int, int]],
         walk: list[tuple[int, int, int]] = ...,
         walk_filtered: list[tuple[int, int, int]] = ...,
+        signs: list[tuple[int, int, int]] = ...,
+        signs_filtered: list[tuple[int, int, int]] = ...,
     ) -> None: ...

@@ -58,7 +58,7 @@ def open(path: Path, *, verify: bool) -> tuple[native.Index, StringIds | None, A
 def _check_info(info: dict[str, Any]) -> None:
     """Raise ValueError unless a merge can go by what the notes say; without checksums they may say anything."""
     target, asked = info["recall_target"], info.get("asked", {"kind": "auto", "lists": None})
-    lists, degree = asked["lists"], asked.get("degree")
+    lists, degree, signs = asked["lists"], asked.get("degree"), asked.get("signs")
     counts = [info.get(name, 0) for name in ("planned_for", "changed_since")]
     if not (
         isinstance(target, (int, float))
@@ -66,6 +66,7 @@ def _check_info(info: dict[str, Any]) -> None:
         and isinstance(asked["kind"], str)
         and (lists is None or (isinstance(lists, int) and 1 <= lists <= 1 << 20))
         and (degree is None or (isinstance(degree, int) and 2 <= degree <= 256))
+        and signs in (None, False, True)
         and all(isinstance(count, int) and count >= 0 for count in counts)
     ):
         raise ValueError("what was asked for makes no sense")

@@ -23,7 +23,7 @@ METRICS = ("ip", "cosine", "l2")  # numbered as in csrc/ann/segment.hpp
 RERANKS = ("float", "half")
 K_MOST = 1 << 20
 DENIED_MOST = 1000  # ids of a query's deny-list; with more, its own mask of rows costs less than so many more results
-FORMS = ("auto", "single", "grouped", "exact", "graph")
+FORMS = ("auto", "single", "grouped", "exact", "graph", "signs")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class AnnIndex:
         kind: str = "auto",
         lists: int | None = None,
         degree: int | None = None,
+        signs: bool | None = None,
         rerank: str = "float",
         iterations: int = 10,
         seed: int = 0,
@@ -125,11 +126,15 @@ class AnnIndex:
             Real queries to measure with. Without, items are used, and the target is moved towards 1.
         kind : "auto", "exact", "ivf" or "graph"
             "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors. "graph"
-            has the same lists, and beside them a graph for single queries ("auto": from 12.8 MB of codes on).
+            has the same lists, and beside them a graph for single queries ("auto": where they would otherwise choose
+            from more than 12.8 MB of codes or signs).
         lists : int
             Number of inverted lists ("ivf", "graph"). Default: about sqrt(n).
         degree : int, 2 to 256
             Out-neighbours of an item in the graph. Default 32.
+        signs : bool
+            Whether single queries first look at one bit of each dimension ("ivf", "graph"; up to 2,048 dimensions).
+            Default: from 128 dimensions on; taken where measuring shows that it is cheaper.
         rerank : "float" or "half"
             What candidates are scored from: float32 (scores are exact), or half precision (half the memory; scores
             are those of the rounded vectors).
@@ -168,9 +173,15 @@ class AnnIndex:
             raise InvalidInputError(f"degree must be 2 to 256, got {degree}")
         if degree is not None and kind != "graph":
             raise InvalidInputError(f"only a graph has a degree; leave it out or use kind='graph', not {kind!r}")
+        if signs and kind == "exact":
+            raise InvalidInputError("an exact index has no signs; leave them out or use kind='ivf'")
         if not isinstance(vectors, np.ndarray) or vectors.ndim != 2:
             given = f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
             raise InvalidInputError(f"vectors must be a float32 array of shape (n, dim), got {given}")
+        if signs and vectors.shape[1] > tuning.SIGN_DIMS[1]:
+            raise InvalidInputError(
+                f"signs are for at most {tuning.SIGN_DIMS[1]} dimensions, got {vectors.shape[1]}; leave them out"
+            )
         count = len(vectors)
         strings: StringIds | None = None
         if ids is None:
@@ -187,13 +198,23 @@ class AnnIndex:
 
         wanted_lists, why = tuning.choose_lists(count, vectors.shape[1], kind, lists, recall_target)
 
-        wanted_degree = tuning.choose_degree(count, vectors.shape[1], kind, degree, wanted_lists)
+        with_signs = tuning.choose_signs(vectors.shape[1], signs, wanted_lists)
+        wanted_degree = tuning.choose_degree(count, vectors.shape[1], kind, degree, wanted_lists, signs=with_signs)
         number = METRICS.index(metric), RERANKS.index(rerank)
         core = native.Index.build(
-            vectors, keys, columns, *number, wanted_lists, iterations, seed, threads, wanted_degree
+            vectors,
+            keys,
+            columns,
+            *number,
+            wanted_lists,
+            iterations,
+            seed,
+            threads,
+            wanted_degree,
+            with_signs,
         )
         info: dict[str, Any] = {"recall_target": recall_target}
-        info["asked"] = {"kind": kind, "lists": lists, "degree": degree}
+        info["asked"] = {"kind": kind, "lists": lists, "degree": degree, "signs": signs}
         info |= {"planned_for": count, "why": why, "tag": tag}
         sample = None if queries is None else np.ascontiguousarray(queries[: tuning.SAMPLE_QUERIES])
         if wanted_lists:
@@ -202,7 +223,7 @@ class AnnIndex:
             if rerank != "float":
                 exact = native.Index.build(vectors, keys, [], METRICS.index(metric), 0, 0, 1, 0, threads)
             tuned = tuning.tune(core, exact, asked, recall_target, real=sample is not None, threads=threads)
-            core.set_plan(tuned.target, tuned.filtered, tuned.walk, tuned.walk_filtered)
+            tuned.apply(core)
             info["why"] = tuned.note
             info["measured"] = tuned.measured
         return cls(core, strings, held, info, sample, merge_at)
@@ -275,9 +296,10 @@ class AnnIndex:
             Lists to look into and candidates to score exactly, instead of what `build` chose ("ivf", "graph").
         beam : int
             Rows a walk on the graph holds, instead of what `build` chose ("graph" only): more find more.
-        form : "auto", "single", "grouped", "exact" or "graph"
+        form : "auto", "single", "grouped", "exact", "graph" or "signs"
             Whether each query scans its lists alone, or the queries of a batch that probe a list scan it together (the
-            results are the same), or all items are scored exactly, to compare with, or each query walks on the graph.
+            results are the same), or all items are scored exactly, to compare with, or each query walks on the graph,
+            or looks at the signs of its lists.
 
         Returns
         -------
@@ -369,7 +391,7 @@ class AnnIndex:
         Notes
         -----
         Packs like `compact` first. Beside a writer, the file holds the items of one moment of the call. Format:
-        csrc/ann/index_file.hpp, version 3.
+        csrc/ann/index_file.hpp, version 4.
         """
         packed = self._writer().merge(1)
         file.save(packed, Path(path), self._strings, self._attributes, self._info)
@@ -408,7 +430,7 @@ class AnnIndex:
     def describe(self) -> dict[str, Any]:
         """Return what the index is, what was chosen and why, and its memory in bytes."""
         stats = self._open().stats()
-        target, filtered, walk, walk_filtered = self._open().plan()
+        target, filtered, walk, walk_filtered, signs, signs_filtered = self._open().plan()
         keys, walk_keys = ("k", "probes", "shortlist"), ("k", "beam", "shortlist")
         graph = {
             "degree": stats["degree"],
@@ -417,6 +439,11 @@ class AnnIndex:
             "unreachable": stats["unreachable"],
             "plan": [dict(zip(walk_keys, effort, strict=True)) for effort in walk],
             "plan_filtered": [dict(zip(walk_keys, effort, strict=True)) for effort in walk_filtered],
+        }
+        sign_plans = {
+            "bytes": stats["sign_bytes"],
+            "plan": [dict(zip(keys, effort, strict=True)) for effort in signs],
+            "plan_filtered": [dict(zip(keys, effort, strict=True)) for effort in signs_filtered],
         }
         return {
             "kind": "graph" if stats["degree"] else "ivf" if stats["lists"] else "exact",
@@ -433,6 +460,7 @@ class AnnIndex:
             "attributes": {n: len(v) for n, v in zip(self._attributes.names, self._attributes.values, strict=True)},
             "plan": [dict(zip(keys, effort, strict=True)) for effort in target],
             "plan_filtered": [dict(zip(keys, effort, strict=True)) for effort in filtered],
+            **({"signs": sign_plans} if stats["sign_bytes"] else {}),
             **({"graph": graph} if stats["degree"] else {}),
             **self._info,
         }

@@ -101,8 +101,13 @@ class Merger:
                 changed = self.info["changed_since"] + stats["added_rows"] + stats["deleted_rows"]
                 lists, again = self._lists(merge.items, changed)
                 asked = self.info["asked"]
-                degree = tuning.choose_degree(merge.items, stats["dim"], asked["kind"], asked.get("degree"), lists)
-                if not merge.build(lists, degree if again else stats["degree"], threads):
+                signs = tuning.choose_signs(stats["dim"], asked.get("signs"), lists)
+                degree = tuning.choose_degree(
+                    merge.items, stats["dim"], asked["kind"], asked.get("degree"), lists, signs=signs
+                )
+                if not again:
+                    degree, signs = stats["degree"], stats["sign_bytes"] > 0
+                if not merge.build(lists, degree, signs, threads):
                     self._check_stopped()
                 found = self._measured(merge.built, lists, threads) if again else {}
                 with _adopting:
@@ -160,7 +165,7 @@ class Merger:
             queries = built.vectors(ids[tuning.sample_rows(len(ids), 0)])[0]
         real = self.queries is not None
         tuned = tuning.tune(built, built, queries, target, real=real, threads=threads, step=self._check_stopped)
-        built.set_plan(tuned.target, tuned.filtered, tuned.walk, tuned.walk_filtered)
+        tuned.apply(built)
         return {"why": tuned.note, "measured": tuned.measured, "planned_for": items, "changed_since": 0}
 
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from aitems_engine._native import ann as native
 
-# Bytes of codes (items x dimensions) from which on single queries are worth a graph: 200,000 items of 64, 33,000 of
-# 384. Lists read a part of all codes, which no longer lie in the nearest caches; a walk reads some hundred rows.
+# Bytes that single queries choose from (items x dimensions, an eighth of it with signs) from which on they are worth a
+# graph: 200,000 items of 64 dimensions, 267,000 of 384. Lists read a part of all, which no longer lies in the nearest
+# caches; a walk reads some hundred rows.
 GRAPH_FROM_BYTES = 12_800_000
 DEGREE = 32  # of the graph
+SIGN_DIMS = (128, 2048)  # dimensions for which single queries look at one bit of each first
 EXACT_BELOW = 4096  # items; below, an exact scan costs no more than the overheads of lists
 SAMPLE_QUERIES = 400
 SAMPLE_RESULTS = 40_000  # results compared for each k: fewer queries where more is asked of each
@@ -31,17 +33,18 @@ RESULTS = (
     1000,
 )  # numbers of results for which the effort is measured; between them it is interpolated
 SHORTLISTS = ((1, 2), (1.2, 4), (1.6, 8), (2.4, 16), (4, 32))  # candidates scored exactly: factor of k, and more
+SIGN_SHORTLISTS = (4, 7, 12, 20, 32, 60)  # the same factors of k for estimates from signs
+SIGN_COST = 0.4  # rows of codes that can be read while the signs of one row are (csrc/ann/search.cpp, kSignRow)
 WALK_COST = 100  # rows of codes that can be read while a walk follows the edges of one row
 RERANK_COST = 8  # rows of codes that can be read while one candidate is scored exactly
 FILTERED_RECALL = 0.9925  # .99 with room for the noise of a sample
 ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the way from the target to 1
 
-EXACT_FORM, GRAPH_FORM = 3, 4  # csrc/ann/search.hpp
+EXACT_FORM, GRAPH_FORM, SIGN_FORM = 3, 4, 5  # csrc/ann/search.hpp
 BEAM_TRIED = 400  # whatever lists cost: form="graph" may be asked for
 BEAM_ROWS = 8  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/search.cpp, cost_of_walk)
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
-_Measure = Callable[[int, int], float]
 Effort = tuple[int, int, int]  # k, probes, shortlist
 
 
@@ -53,8 +56,14 @@ class Tuning:
     filtered: list[Effort] = field(default_factory=list)
     walk: list[Effort] = field(default_factory=list)  # beam in place of probes
     walk_filtered: list[Effort] = field(default_factory=list)
+    signs: list[Effort] = field(default_factory=list)
+    signs_filtered: list[Effort] = field(default_factory=list)
     measured: list[dict[str, float | str]] = field(default_factory=list)
     note: str = ""
+
+    def apply(self, index: native.Index) -> None:
+        """Make `index` search as was chosen."""
+        index.set_plan(self.target, self.filtered, self.walk, self.walk_filtered, self.signs, self.signs_filtered)
 
 
 def default_lists(count: int, dim: int) -> int:
@@ -76,10 +85,16 @@ def choose_lists(count: int, dim: int, kind: str, lists: int | None, recall_targ
     return lists or default_lists(count, dim), ""
 
 
-def choose_degree(count: int, dim: int, kind: str, degree: int | None, lists: int) -> int:
+def choose_degree(count: int, dim: int, kind: str, degree: int | None, lists: int, *, signs: bool) -> int:
     """Return how many out-neighbours the graph of an index with so many lists should have; 0: no graph."""
-    wanted = kind == "graph" or (kind == "auto" and count * dim >= GRAPH_FROM_BYTES)
+    wanted = kind == "graph" or (kind == "auto" and count * dim / (8 if signs else 1) >= GRAPH_FROM_BYTES)
     return (degree or DEGREE) if wanted and lists else 0
+
+
+def choose_signs(dim: int, signs: bool | None, lists: int) -> bool:
+    """Return whether an index with so many lists should have signs."""
+    wanted = SIGN_DIMS[0] <= dim <= SIGN_DIMS[1] if signs is None else signs
+    return wanted and lists > 0
 
 
 def sample_rows(count: int, seed: int) -> NDArray[np.int64]:
@@ -139,29 +154,23 @@ def tune(
         asked = queries[: max(50, SAMPLE_RESULTS // k)]
         truth = most[: len(asked), :k]
 
-        def measure(probes: int, shortlist: int, k: int = k, asked: _Floats = asked, truth: _Ids = truth) -> float:
+        def measure(
+            form: int, probes: int, shortlist: int, k: int = k, asked: _Floats = asked, truth: _Ids = truth
+        ) -> float:
             step()
-            return recall(index.search(asked, k, None, probes, shortlist, threads, 0, "")[0], truth)
-
-        def reaches(goal: float, shortlist: int, probes: int, measure: _Measure = measure) -> bool:
-            return measure(probes, shortlist) >= goal
+            return recall(index.search(asked, k, None, probes, shortlist, threads, form, "")[0], truth)
 
         shortlists = sorted({min(items, max(k, round(k * factor)) + extra) for factor, extra in SHORTLISTS})
-        for target, efforts, walks in (
-            (recall_target, tuning.target, tuning.walk),
-            (FILTERED_RECALL, tuning.filtered, tuning.walk_filtered),
+        more = sorted({min(items, k * factor) for factor in SIGN_SHORTLISTS})
+        for target, efforts, walks, signs in (
+            (recall_target, tuning.target, tuning.walk, tuning.signs),
+            (FILTERED_RECALL, tuning.filtered, tuning.walk_filtered, tuning.signs_filtered),
         ):
             goal = target if real else target + (1 - target) * ITEM_QUERY_MARGIN
-            choices: list[tuple[float, int, int]] = []  # cost, probes, shortlist
-            for shortlist in shortlists:
-                if measure(lists, shortlist) >= goal:
-                    probes = fewest(partial(reaches, goal, shortlist), lists)
-                    choices.append((probes * (items / lists) + RERANK_COST * shortlist, probes, shortlist))
-                if len(choices) == 2:  # longer lists of candidates would save no more probes
-                    break
-            _, probes, shortlist = min(choices) if choices else (0.0, lists, min(items, 8 * k))
+            scanned = _fewest_probes(partial(measure, 0), shortlists, goal, lists, items / lists)
+            probes, shortlist = scanned or (lists, min(items, 8 * k))
             efforts.append((k, probes, shortlist))
-            reached = round(measure(probes, shortlist), 4)
+            reached = round(measure(0, probes, shortlist), 4)
             tuning.measured.append(
                 {
                     "k": k,
@@ -172,6 +181,12 @@ def tune(
                     "recall": reached,
                 }
             )
+            if stats["sign_bytes"] and len(signs) == len(efforts) - 1:
+                scanned = _fewest_probes(partial(measure, SIGN_FORM), more, goal, lists, SIGN_COST * items / lists)
+                if scanned:
+                    signs.append((k, *scanned))
+                    found = {"probes": scanned[0], "shortlist": scanned[1], "recall": measure(SIGN_FORM, *scanned)}
+                    tuning.measured.append({"k": k, "form": "signs", "target": target, "goal": round(goal, 4), **found})
             if stats["degree"] and len(walks) == len(efforts) - 1:
                 pays = int(probes * items / lists / (BEAM_ROWS * stats["degree"]))  # beyond, lists are cheaper
                 widest = min(items, max(BEAM_TRIED, pays))
@@ -185,6 +200,20 @@ def tune(
         else "measured with items as queries, towards a higher goal; pass queries= for a closer fit"
     )
     return tuning
+
+
+def _fewest_probes(
+    measure: Callable[[int, int], float], shortlists: list[int], goal: float, lists: int, list_cost: float
+) -> tuple[int, int] | None:
+    """Return the cheapest probes and shortlist that reach the goal; None if not even all lists do."""
+    choices: list[tuple[float, int, int]] = []  # cost, probes, shortlist
+    for shortlist in shortlists:
+        if measure(lists, shortlist) >= goal:
+            probes = fewest(lambda p, s=shortlist: measure(p, s) >= goal, lists)  # type: ignore[misc]
+            choices.append((probes * list_cost + RERANK_COST * shortlist, probes, shortlist))
+            if len(choices) > 1 and choices[-1][0] > choices[-2][0]:  # longer lists of candidates save no more probes
+                break
+    return min(choices)[1:] if choices else None
 
 
 def _fewest_in_beam(
