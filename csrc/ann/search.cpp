@@ -396,6 +396,28 @@ void scan_delta(const Call& call, std::size_t count, Scratch& scratch) {
   return scratch;
 }
 
+// Sorts a few hits without branches, by counting for each how many are better. False: too many, or ties, which are sorted by their ids.
+bool rank_few(std::vector<Hit>& hits) {
+  constexpr std::size_t kMost = 32;
+  const std::size_t count = hits.size();
+  if (count > kMost) return false;
+  float scores[kMost];
+  std::int32_t better[kMost] = {0};
+  std::fill(std::begin(scores), std::end(scores), kMinusInfinity);
+  for (std::size_t i = 0; i < count; ++i) scores[i] = hits[i].score;
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t j = 0; j < kMost; ++j) better[j] += scores[i] > scores[j];
+  Hit sorted[kMost];
+  std::uint32_t taken = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    sorted[better[i]] = hits[i];
+    taken |= 1u << better[i];
+  }
+  if (std::popcount(taken) != static_cast<int>(count)) return false;
+  std::copy_n(sorted, count, hits.begin());
+  return true;
+}
+
 void search_tile(const Call& call, const float* queries, std::size_t count, bool exact, std::int64_t* ids, float* scores) {
   Scratch& scratch = thread_scratch();
   if (scratch.hits.size() < count) scratch.hits.resize(count);
@@ -417,7 +439,7 @@ void search_tile(const Call& call, const float* queries, std::size_t count, bool
   for (std::size_t q = 0; q < count; ++q) {
     std::vector<Hit>& hits = scratch.hits[q];
     const std::size_t found = std::min(k, hits.size());
-    std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(found), hits.end());
+    if (!rank_few(hits)) std::partial_sort(hits.begin(), hits.begin() + static_cast<std::ptrdiff_t>(found), hits.end());
     for (std::size_t i = 0; i < k; ++i) {
       ids[q * k + i] = i < found ? hits[i].id : -1;
       scores[q * k + i] = i < found ? hits[i].score : kMinusInfinity;
