@@ -244,6 +244,7 @@ def symphonyqg(items: np.ndarray, queries: np.ndarray) -> Contender:
 
 # Package -> peers made with it.
 PEERS: dict[str, list[Callable[[np.ndarray, np.ndarray], Contender]]] = {
+    "rabitqlib": [symphonyqg],  # first: its import crashed when SVS had run before
     "hnswlib": [hnswlib],
     "usearch": [usearch],
     "voyager": [voyager],
@@ -254,7 +255,6 @@ PEERS: dict[str, list[Callable[[np.ndarray, np.ndarray], Contender]]] = {
         lambda items, queries: svs_vamana(items, (8, 0)),
         lambda items, queries: svs_vamana(items, (4, 8)),
     ],
-    "rabitqlib": [symphonyqg],
 }
 
 

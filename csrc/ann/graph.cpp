@@ -62,26 +62,32 @@ void Walk::run(const Segment& segment, const AnnGraphKernels& simd, const AnnQue
     for (unsigned bits = segment.present[block]; bits; bits &= bits - 1) meet(block * kBlockRows + static_cast<std::uint32_t>(std::countr_zero(bits)));
   }
   score_fresh(simd, table, query);
-  while (next_ < pool_.size()) {
-    if (!(pool_[next_] & kOpen)) {
-      ++next_;
-      continue;
+  // The best few together: what they need comes from far, and so it comes at once.
+  std::uint32_t here[kWalkTogether];
+  std::pair<std::size_t, std::size_t> edges[kWalkTogether];
+  while (true) {
+    std::size_t taken = 0;
+    for (std::size_t at = next_; at < pool_.size() && taken < kWalkTogether; ++at) {
+      if (!(pool_[at] & kOpen)) continue;
+      pool_[at] &= ~kOpen;
+      here[taken++] = row(at);
+      next_ = at + 1;
     }
-    const std::uint32_t here = row(next_);
-    pool_[next_++] &= ~kOpen;
+    if (taken == 0) break;
+    if (!graph.starts.empty())
+      for (std::size_t i = 0; i < taken; ++i) __builtin_prefetch(&graph.starts[here[i]]);
+    for (std::size_t i = 0; i < taken; ++i) {
+      edges[i] = graph.edges(here[i]);
+      for (const std::uint8_t* at = graph.place(edges[i].first); at < graph.place(edges[i].second); at += 64) __builtin_prefetch(at);
+    }
     fresh_.clear();
-    const auto [first, last] = graph.edges(here);
-    for (std::size_t edge = first; edge < last; ++edge) {
-      const std::uint32_t to = graph.neighbour(edge);
-      if (to >= segment.rows) break;  // also a row that a damaged file made up
-      meet(to);
-    }
+    for (std::size_t i = 0; i < taken; ++i)
+      for (std::size_t edge = edges[i].first; edge < edges[i].second; ++edge) {
+        const std::uint32_t to = graph.neighbour(edge);
+        if (to >= segment.rows) break;  // also a row that a damaged file made up
+        meet(to);
+      }
     score_fresh(simd, table, query);
-    if (next_ < pool_.size()) {
-      const auto [begin, end] = graph.edges(row(next_));
-      for (const std::uint8_t* at = graph.place(begin); at < graph.place(end); at += 64) __builtin_prefetch(at);
-      if (next_ + 1 < pool_.size() && !graph.starts.empty()) __builtin_prefetch(&graph.starts[row(next_ + 1)]);
-    }
   }
   for (std::uint32_t word : touched_) seen_[word] = 0;
   touched_.clear();

@@ -22,6 +22,7 @@ struct Segment;
 
 constexpr int kGraphDegreeMax = 256;
 constexpr int kWalkLists = 16;  // a walk starts from the first rows of so many lists
+constexpr int kWalkTogether = 4;  // rows whose neighbours a walk meets at a time
 constexpr std::uint32_t kNoRow = 0xffffffffu;
 
 constexpr std::size_t kNarrowRows = std::size_t{1} << 24;  // up to so many rows a neighbour is held in three bytes

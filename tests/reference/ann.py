@@ -133,10 +133,13 @@ def signs(
     return [id for _, id in sorted(held)]
 
 
-def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int) -> list[int]:
+def walk(
+    graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int, together: int = 4
+) -> list[int]:
     """Return the rows that a walk on the graph holds in the end, best first: (score, lower row) in a sorted list.
 
-    `graph` is what the native index exports; starts are the first blocks of the `lists` lists with the best centroids.
+    `graph` is what the native index exports; starts are the first blocks of the `lists` lists with the best centroids. The
+    neighbours of the best `together` rows are met at a time.
     """
     codes, factor = codes_of(query)
     rows = len(graph["ids"])
@@ -169,8 +172,9 @@ def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam
 
     meet(starts)
     while waiting := [row for _, row in held if row not in walked]:
-        walked.add(waiting[0])
-        meet([int(n) for n in neighbours[waiting[0]] if n < rows and int(n) not in seen])
+        walked.update(waiting[:together])
+        met = [int(n) for row in waiting[:together] for n in neighbours[row] if n < rows]
+        meet(n for n in dict.fromkeys(met) if n not in seen)
     return [row for _, row in held]
 
 
