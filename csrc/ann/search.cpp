@@ -485,14 +485,14 @@ Effort plan_lists(const Call& call, const std::vector<Effort>& efforts, bool mas
 // What a walk is worth beside the scan of a list: a row apart costs as much as so many rows in a stream. About half of a beam's
 // out-neighbours are new.
 double cost_of_walk(const Segment& s, int beam) {
-  constexpr double kApart = 16, kNew = .5;
+  constexpr double kApart = 11, kNew = .5;
   return kRow * s.dim * (kApart * (kNew * beam * s.graph.degree + kWalkLists * kBlockRows) + s.lists);
 }
-constexpr std::size_t kAloneQueries = 32;  // more in one call are served better together, by the lists
+constexpr std::size_t kAloneQueries = 32;  // more in one call share the rows of lists
 constexpr double kWalkLive = .5;          // rows that may be returned; where there are fewer, walks pass by too many others
 
 // A walk's shortlist, and its beam as `probes`: 0 if that is not how to search.
-Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bool masked, double cost) {
+Effort plan_walk(const Call& call, const SearchPlan& plan, bool masked, double cost) {
   const Segment& s = call.segment;
   const SearchOptions& options = call.options;
   const bool asked = options.form == Form::kGraph;
@@ -512,7 +512,7 @@ Effort plan_walk(const Call& call, const SearchPlan& plan, std::size_t count, bo
   constexpr double kFollowsLists = 1.1;
   const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
   const bool spread = !masked || call.opening.concentration <= kFollowsLists * share;
-  const bool pays = measured && spread && count < kAloneQueries && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
+  const bool pays = measured && spread && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
                     cost_of_walk(s, effort.probes) < cost;
   return pays ? effort : Effort{};
 }
@@ -600,7 +600,7 @@ const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float
         how = "signs";
       }
     }
-    if (const Effort walk = plan_walk(call, plan, count, mask != nullptr, cost); walk.probes > 0) {
+    if (const Effort walk = plan_walk(call, plan, mask != nullptr, cost); walk.probes > 0) {
       call.effort = {walk.k, kWalkLists, walk.shortlist};
       call.beam = walk.probes;
       cost = cost_of_walk(s, call.beam);

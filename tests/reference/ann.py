@@ -133,13 +133,11 @@ def signs(
     return [id for _, id in sorted(held)]
 
 
-def walk(
-    graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int, together: int = 4
-) -> list[int]:
+def walk(graph: dict[str, NDArray], query: NDArray[np.float32], lists: int, beam: int, together: int = 4) -> list[int]:
     """Return the rows that a walk on the graph holds in the end, best first: (score, lower row) in a sorted list.
 
-    `graph` is what the native index exports; starts are the first blocks of the `lists` lists with the best centroids. The
-    neighbours of the best `together` rows are met at a time.
+    `graph` is what the native index exports; starts are the first blocks of the `lists` lists with the best centroids.
+    The neighbours of the best `together` rows are met at a time.
     """
     codes, factor = codes_of(query)
     rows = len(graph["ids"])

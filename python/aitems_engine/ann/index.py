@@ -127,7 +127,7 @@ class AnnIndex:
         kind : "auto", "exact", "ivf" or "graph"
             "ivf" scans 8-bit codes in inverted lists and scores the best candidates again from their vectors. "graph"
             has the same lists, and beside them a graph for single queries ("auto": where they would otherwise choose
-            from more than 12.8 MB of codes or signs).
+            from more than 6.4 MB of codes or signs).
         lists : int
             Number of inverted lists ("ivf", "graph"). Default: about sqrt(n).
         degree : int, 2 to 256

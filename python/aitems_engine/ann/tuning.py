@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from aitems_engine._native import ann as native
 
 # Bytes that single queries choose from (items x dimensions, an eighth of it with signs) from which on they are worth a
-# graph: 200,000 items of 64 dimensions, 267,000 of 384. Lists read a part of all, which no longer lies in the nearest
+# graph: 100,000 items of 64 dimensions, 133,000 of 384. Lists read a part of all, which no longer lies in the nearest
 # caches; a walk reads some hundred rows.
-GRAPH_FROM_BYTES = 12_800_000
+GRAPH_FROM_BYTES = 6_400_000
 DEGREE = 32  # of the graph
 SIGN_DIMS = (128, 2048)  # dimensions for which single queries look at one bit of each first
 EXACT_BELOW = 4096  # items; below, an exact scan costs no more than the overheads of lists
@@ -42,7 +42,7 @@ ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the
 
 EXACT_FORM, GRAPH_FORM, SIGN_FORM = 3, 4, 5  # csrc/ann/search.hpp
 BEAM_TRIED = 400  # whatever lists cost: form="graph" may be asked for
-BEAM_ROWS = 8  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/search.cpp, cost_of_walk)
+BEAM_ROWS = 5.5  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/search.cpp, cost_of_walk)
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
 Effort = tuple[int, int, int]  # k, probes, shortlist
