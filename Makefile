@@ -24,8 +24,8 @@ demo: setup             ## the main job: simulate, train, stream through an embe
 	$(BIN)/python -m aitems_engine.cli.demo
 
 test: setup             ## all tests that need no service: fast ones first, then the slow
-	$(BIN)/python -m pytest -m "not slow and not kafka"
-	$(BIN)/python -m pytest -m "slow and not kafka"
+	$(BIN)/python -m pytest -m "not slow and not kafka and not triton"
+	$(BIN)/python -m pytest -m "slow and not kafka and not triton"
 
 bench: setup            ## measurements against peers (several minutes); see docs/benchmarks.md
 	$(UV) pip install --quiet --python $(BIN)/python -r bench/requirements.txt

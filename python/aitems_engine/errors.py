@@ -50,6 +50,10 @@ class StreamError(AitemsError):
     """The stream cannot go on: broker, topic or configuration."""
 
 
+class ServingError(AitemsError):
+    """A server cannot be started or reached, refused a request, or did not answer in time."""
+
+
 class TrainingError(AitemsError):
     """Training cannot start or go on: too few labels, or a loss that is no number any more."""
 

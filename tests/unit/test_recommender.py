@@ -20,7 +20,15 @@ from aitems_engine.cli import main
 from aitems_engine.errors import BundleError, ConfigError, DataError, InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.ranking import FeatureConfig, FeatureQuery, FeatureSet, ranker_parts
-from aitems_engine.recommendation import HistoryEvent, Recommender, Request, Trace, read_ads, recommender_parts
+from aitems_engine.recommendation import (
+    HistoryEvent,
+    Recommender,
+    Request,
+    Response,
+    Trace,
+    read_ads,
+    recommender_parts,
+)
 from aitems_engine.recommendation.recommender import Ads, Source
 from aitems_engine.training import retrieval as training
 
@@ -150,6 +158,18 @@ def test_replay(engine: Engine) -> None:
         np.testing.assert_allclose(again.scores, trace.scores, rtol=1e-5)
     alone = engine.recommend(requests()[1])
     assert same(engine.replay(alone.trace), alone)
+
+
+def test_responses_travel_as_json(engine: Engine) -> None:
+    pages = [*engine.recommend_many(requests()), engine.recommend(Request(exclude=[f"p{i}" for i in range(120)]))]
+    for page in pages:
+        text = json.dumps(page.to_dict(), allow_nan=False)
+        again = Response.from_dict(json.loads(text))
+        assert same(again, page)
+        assert (again.next_cursor, again.flags) == (page.next_cursor, page.flags)
+    for value in ({}, {**pages[0].to_dict(), "columns": {}}, {**pages[0].to_dict(), "next_cursor": "x"}):
+        with pytest.raises(InvalidInputError):
+            Response.from_dict(value)
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("train", "retrieval"): ("train_retrieval", "train a retriever on events, from popularity to two towers"),
     ("train", "ranking"): ("train_ranking", "train a ranker on impressions: deepfm, dlrm, dcn-v2, esmm"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
+    ("export", "triton"): ("export_triton", "write the repository of models that Triton serves a bundle from"),
+    ("serve",): ("serve", "serve a bundle over gRPC and HTTP with Triton"),
     ("classify",): ("classify", "categories for the products of a file"),
     ("bundle", "build"): ("bundle_build", "catalogue, retrievers, ranker, rules and classifier as one bundle"),
     ("recommend",): ("recommend", "items for a user from a bundle, or for every history of a file"),
@@ -41,6 +43,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
 }
 GROUPS = {
     "ann": "nearest-neighbour search",
+    "export": "write models for other servers",
     "bundle": "put trained models together",
     "simulate": "make data with known truth",
     "train": "train models",

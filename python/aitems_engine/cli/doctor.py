@@ -18,6 +18,7 @@ EXAMPLES = """  aitems doctor
 PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "core": ("", ("numpy", "onnxruntime")),
     "training": ("train", ("torch", "onnx", "safetensors", "tokenizers", "pyarrow", "matplotlib", "tqdm")),
+    "serving": ("triton", ("nvidia-pytriton", "tritonclient")),
     "streaming": ("stream", ("confluent-kafka", "msgspec", "prometheus-client")),
 }
 

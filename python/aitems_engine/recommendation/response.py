@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.errors import InvalidInputError
-from aitems_engine.recommendation.request import Request, encode_cursor
+from aitems_engine.recommendation.request import Request, decode_cursor, encode_cursor
 from aitems_engine.rerank import Reranked
 
 
@@ -161,6 +161,45 @@ class Response:
     """Items of the pages before; None where there is no further page."""
     _columns: Mapping[str, Any] = field(repr=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the response as JSON values: its trace's, and what else the page holds."""
+        return {
+            **self.trace.to_dict(),
+            "short_reason": self.short_reason,
+            "next_cursor": self.next_cursor,
+            "columns": {name: _json_values(column) for name, column in self._columns.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Response:
+        """Return the response that JSON values describe.
+
+        Raises
+        ------
+        InvalidInputError
+            They are not a response's.
+        """
+        trace = Trace.from_dict(values)
+        try:
+            columns = {name: values["columns"][name] for name in ("sources", *_COLUMN_TYPES)}
+            cursor = values["next_cursor"]
+            rows, sources = len(trace.item_ids), len(columns["sources"])
+            arrays = {
+                # of an empty page no row shows the number of sources
+                name: np.array(columns[name], dtype).reshape((rows, sources) if name in _BY_SOURCE else (rows,))
+                for name, dtype in _COLUMN_TYPES.items()
+            }
+            return cls(
+                trace.item_ids,
+                np.array(trace.scores, np.float64),
+                trace,
+                values["short_reason"],
+                None if cursor is None else decode_cursor(cursor)[: -rows or None],
+                {"sources": tuple(columns["sources"]), **arrays},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"this is not a response of this engine: {error!r:.200}") from None
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
@@ -190,3 +229,25 @@ class Response:
         return [
             RecommendedItem(*row) for row in zip(self.item_ids, self.scores.tolist(), origins, *columns, strict=True)
         ]
+
+
+_BY_SOURCE = ("ranks", "source_scores")
+_COLUMN_TYPES: dict[str, npt.DTypeLike] = {
+    "ranks": np.int32,
+    "source_scores": np.float32,
+    "pctr": np.float32,
+    "pcvr": np.float32,
+    "is_ad": np.bool_,
+    "propensity": np.float32,
+}
+
+
+def _json_values(column: Any) -> Any:
+    if not isinstance(column, np.ndarray):
+        return list(column)
+    if column.dtype.kind != "f":
+        return column.tolist()
+    values = column.astype(object)
+    # JSON has neither NaN nor infinities; both stand for what is not known
+    values[~np.isfinite(column)] = None
+    return values.tolist()

@@ -1,0 +1,303 @@
+"""Against the real Triton server: the same answers as the embedded engine, and every fault that can be made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.integration.triton_kit import needs_triton, post, under_load, write_both
+from tests.tiny_bundle import SYLLABLES, write_tiny_bundle
+from tests.unit.test_recommender import requests, same
+
+from aitems_engine import Engine, Request
+from aitems_engine.errors import BundleError, ConfigError, InvalidInputError, ServingError
+from aitems_engine.serving.client import Client
+from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
+from aitems_engine.serving.server import TritonServer
+
+pytestmark = [pytest.mark.triton, needs_triton, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "both"
+    write_both(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Engine:
+    return Engine.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    repository = tmp_path_factory.mktemp("repository")
+    assert export_repository(bundle, repository) == ["category_match", "recommend"]
+    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
+        yield running
+
+
+@pytest.fixture(params=["grpc", "http"])
+def client(server: TritonServer, request: pytest.FixtureRequest) -> Iterator[Client]:
+    port = server.grpc_port if request.param == "grpc" else server.http_port
+    with Client(f"127.0.0.1:{port}", protocol=request.param, retries=0) as connected:
+        yield connected
+
+
+def recorded_titles(count: int) -> list[str | bytes | None]:
+    rng = random.Random(5)
+    pool = SYLLABLES + "abcdefgh 0123456789 ()+-"
+    made: list[str | bytes | None] = ["".join(rng.choices(pool, k=rng.randrange(60))) for _ in range(count - 6)]
+    return [*made, "", None, b"\xff\xfe\x00broken", "lone \udc00 surrogate", "nul \0 inside", "ﷺ ㈱ İ"]
+
+
+def test_classify_equals_the_embedded_engine(client: Client, engine: Engine) -> None:
+    titles = recorded_titles(300)
+    malls = [None if i % 3 else "식품 > 과일" for i in range(len(titles))]
+    for some in (slice(0, None), *(slice(i, i + 1) for i in range(0, len(titles), 7))):
+        found, wanted = (e.classify(titles[some], malls[some], top_k=4) for e in (client, engine))
+        assert found.leaf_ids.tolist() == wanted.leaf_ids.tolist()
+        assert np.abs(found.probabilities - wanted.probabilities).max() <= 1e-4
+        np.testing.assert_array_equal(found.parent_probabilities, wanted.parent_probabilities)
+        assert found.abstained.tolist() == wanted.abstained.tolist()
+        assert (found.causes, found.parent_ids, found.paths) == (wanted.causes, wanted.parent_ids, wanted.paths)
+        assert found.bundle_digest == wanted.bundle_digest
+    assert len(client.classify([])) == 0
+
+
+def test_recommend_equals_the_embedded_engine(client: Client, engine: Engine) -> None:
+    asked = requests(40)
+    for found, wanted in zip(client.recommend_many(asked), engine.recommend_many(asked), strict=True):
+        assert same(found, wanted)
+        assert (found.next_cursor, found.short_reason, found.flags) == (
+            wanted.next_cursor,
+            wanted.short_reason,
+            wanted.flags,
+        )
+    page = client.recommend(Request(user_id="u3", k=5))
+    assert same(engine.replay(page.trace), page)
+
+
+def test_tensors_of_recommend(client: Client) -> None:
+    texts = [[b'{"k": 3, "request_id": "a"}'], [b'{"k": 5, "request_id": "a"}']]
+    found = client.infer("recommend", {"REQUEST": np.array(texts, object)}, outputs=("ITEM_ID", "SCORE"))
+    assert set(found) == {"ITEM_ID", "SCORE"}
+    assert found["ITEM_ID"].shape == found["SCORE"].shape == (2, 5)
+    assert found["ITEM_ID"][0, 3:].tolist() == [b"", b""]
+    assert np.isneginf(found["SCORE"][0, 3:]).all()
+
+
+@pytest.mark.parametrize("top_k", [0, 1001, "many"])
+def test_wrong_top_k(client: Client, top_k: object) -> None:
+    with pytest.raises(InvalidInputError, match="top_k must be a whole number"):
+        client.infer("category_match", {"TITLE": np.array([[b"a"]], object)}, top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"\xff", b'{"k": 0}', b'{"kk": 1}', b'{"history": [1]}', b"[" * 9999]
+)
+def test_malformed_request(client: Client, text: bytes) -> None:
+    with pytest.raises(InvalidInputError):
+        client.infer("recommend", {"REQUEST": np.array([[text]], object)})
+    assert len(client.recommend(Request(k=3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"TITLE": np.zeros((1, 1), np.float32)}, "data-type"),
+        ({"TITLE": np.array([b"a"], object)}, "unexpected shape"),
+        ({"TITLE": np.array([[b"a", b"b"]], object)}, "unexpected shape"),
+        ({"TITLE": np.array([[[b"a"]]], object)}, "unexpected shape"),
+        ({"TITLE": np.full((257, 1), b"a", object)}, "batch-size"),
+        ({"TITLE": np.array([[b"a"]], object), "PRICE": np.ones((1, 1), np.float32)}, "PRICE"),
+        ({"MALL_CATEGORY": np.array([[b"a"]], object)}, "TITLE must have shape"),
+        ({"TITLE": np.array([[b"a"], [b"b"]], object), "MALL_CATEGORY": np.array([[b"a"]], object)}, "batch"),
+    ],
+)
+def test_wrong_tensors(client: Client, tensors: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises((InvalidInputError, ServingError), match=says):
+        client.infer("category_match", tensors)
+
+
+def test_unknown_model_and_version(client: Client) -> None:
+    for model, version in (("categories", ""), ("category_match", "7")):
+        with pytest.raises((ServingError, InvalidInputError), match="unknown model"):
+            client.infer(model, {"TITLE": np.array([[b"a"]], object)}, version=version)
+
+
+def test_title_of_ten_megabytes(client: Client, engine: Engine) -> None:
+    title = "나이키 에어맥스 " * 430_000
+    assert len(title.encode()) > 9_000_000
+    found, wanted = (e.classify([title, "apple"], top_k=2) for e in (client, engine))
+    assert found.leaf_ids.tolist() == wanted.leaf_ids.tolist()
+
+
+def test_json_as_curl_sends_it(server: TritonServer, engine: Engine) -> None:
+    title = {"name": "TITLE", "datatype": "BYTES", "shape": [1, 1], "data": ["apple"]}
+    status, answer = post(server.http_port or 0, "category_match", {"inputs": [title], "parameters": {"top_k": 2}})
+    assert status == 200
+    found = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert found["LEAF_ID"] == engine.classify(["apple"], top_k=2).leaf_ids[0].tolist()
+    assert json.loads(found["DETAIL"][0])["bundle"] == engine.bundle_digest
+    for body in (b"{", b"[]", b'{"inputs": 1}', {"inputs": [{**title, "shape": [-1, 1]}]}, {"inputs": []}):
+        status, answer = post(server.http_port or 0, "category_match", body)
+        assert status in (400, 500), answer
+        assert answer["error"]
+    for shape in ([2**40, 1], [2**62, 4], [2**63 - 1], [2**64, 1]):
+        post(server.http_port or 0, "category_match", {"inputs": [{**title, "shape": shape}]})
+    assert post(server.http_port or 0, "category_match", {"inputs": [title]})[0] == 200
+
+
+def test_models_are_loaded_by_nobody_else(server: TritonServer) -> None:
+    from tritonclient import grpc, http
+    from tritonclient.utils import InferenceServerException
+
+    for api, port in ((grpc, server.grpc_port), (http, server.http_port)):
+        stranger = api.InferenceServerClient(f"127.0.0.1:{port}")
+        for call in (stranger.unload_model, stranger.load_model):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                call("recommend")
+
+
+def repaired(server: TritonServer, seconds: float = 10.0) -> list[str]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if done := server.guard():
+            return done
+        time.sleep(0.1)
+    raise AssertionError(f"nothing was repaired in {seconds} s")
+
+
+def test_killed_process_is_loaded_again(server: TritonServer, engine: Engine) -> None:
+    assert server.guard() == []
+    with Client(server.address, retries=0) as other, under_load(lambda: other.recommend(Request(k=2))) as found:
+        os.kill(server.processes()["category_match"][0], signal.SIGKILL)
+        assert repaired(server) == ["model 'category_match' did not answer any more and was loaded again"]
+        assert server.guard() == []
+    assert set(found) == {"ok"}  # the other model went on
+    with Client(server.address, retries=0) as client:
+        assert client.classify(["apple"]).leaf_ids.tolist() == engine.classify(["apple"]).leaf_ids.tolist()
+
+
+def test_swaps_under_load(server: TritonServer, bundle: Path, tmp_path: Path) -> None:
+    digests = {write_both(tmp_path / f"b{seed}", seed=seed) for seed in (4, 5)}
+    seen = set()
+
+    def ask() -> None:
+        seen.add(client.classify(["apple"]).bundle_digest)
+
+    with Client(server.address, retries=0) as client, under_load(ask) as found:
+        for turn in range(6):
+            server.swap(tmp_path / f"b{4 + turn % 2}")
+        server.swap(bundle)
+    assert set(found) == {"ok"}
+    assert digests < seen
+    assert [versions_of(server.repository / model) for model in server.models] == [[8], [8]]
+
+
+def test_bundles_that_must_not_take_over(server: TritonServer, bundle: Path, engine: Engine, tmp_path: Path) -> None:
+    present = versions_of(server.repository / "recommend")
+    write_tiny_bundle(tmp_path / "half")
+    with pytest.raises(BundleError, match="the repository serves category_match, recommend"):
+        server.swap(tmp_path / "half")
+    write_both(tmp_path / "damaged", seed=8)
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(BundleError, match=r"model\.safetensors"):
+        server.swap(tmp_path / "damaged")
+    # one that answers otherwise here than where it was written
+    write_both(tmp_path / "other", seed=9)
+    added = add_version(server.repository, tmp_path / "other")
+    recorded = server.repository / "category_match" / str(added["category_match"]) / "recorded.json"
+    recorded.write_text(recorded.read_text().replace('"apple"', '"pear"'))
+    with pytest.raises(ServingError, match="this server does not answer as the engine did"):
+        server._control("load_model", "category_match")
+    for model, version in added.items():
+        remove_version(server.repository, model, version)
+    assert versions_of(server.repository / "recommend") == present
+    with Client(server.address, retries=0) as client:
+        assert client.classify(["apple"]).bundle_digest == engine.bundle_digest
+
+
+def test_metrics(server: TritonServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
+        assert b'nv_inference_request_success{model="category_match"' in answer.read()
+
+
+def test_server_that_ends_is_started_again(server: TritonServer) -> None:
+    # a numeric tensor of this shape makes the server allocate without limit, and end
+    huge = {"name": "TITLE", "datatype": "FP32", "shape": [2**61, 1], "data": [1]}
+    assert post(server.http_port or 0, "category_match", {"inputs": [huge]})[0] == 0
+    assert "was started again" in repaired(server)[0]
+    assert server.guard() == []
+    with Client(server.address) as client:
+        assert len(client.recommend(Request(k=3))) == 3
+
+
+def test_repository_that_cannot_be(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="not empty"):
+        export_repository(bundle, tmp_path)
+    with pytest.raises(ConfigError, match="target must be one of"):
+        export_repository(bundle, tmp_path / "a", target="tpu")
+    with pytest.raises(ConfigError, match="instances"):
+        export_repository(bundle, tmp_path / "a", instances=0)
+    with pytest.raises(ServingError, match="no repository"):
+        TritonServer(tmp_path)
+    with pytest.raises(ServingError, match="failed to connect"):
+        Client("127.0.0.1:9", retries=1).classify(["a"])
+
+
+def test_server_that_cannot_start_says_why(bundle: Path, tmp_path: Path) -> None:
+    export_repository(bundle, tmp_path / "models")
+    config = tmp_path / "models" / "recommend" / CONFIG
+    config.write_text(config.read_text().replace("TYPE_FP32", "TYPE_FP99"))
+    shared_memory = sorted(Path("/dev/shm").iterdir())
+    with pytest.raises(ServingError, match=r"recommend/config\.pbtxt"):
+        TritonServer(tmp_path / "models", grpc_port=0).start()
+    assert sorted(Path("/dev/shm").iterdir()) == shared_memory
+
+
+def test_serve_command(tmp_path: Path) -> None:
+    digests = {write_tiny_bundle(tmp_path / "bundle")}
+    command = [sys.executable, "-m", "aitems_engine.cli", "serve", "--bundle", "bundle", "--grpc-port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as serve:
+        try:
+            assert serve.stdout is not None
+            ready = serve.stdout.readline()
+            assert ready.startswith("ready: category_match; grpc 127.0.0.1:")
+            client = Client(ready.split("; ")[1].removeprefix("grpc "), retries=0, deadline_s=5)
+            seen = set()
+
+            def ask() -> None:
+                seen.add(client.classify(["apple"]).bundle_digest)
+
+            with under_load(ask) as found:
+                digests.add(write_tiny_bundle(tmp_path / "bundle", seed=4))
+                end = time.monotonic() + 20
+                while seen != digests and time.monotonic() < end:
+                    time.sleep(0.1)
+            assert seen == digests
+            assert set(found) == {"ok"}
+            with under_load(ask) as found:
+                time.sleep(0.3)
+                serve.send_signal(signal.SIGTERM)
+                assert serve.wait(30) == 0
+            # what was not answered had not been accepted: the server was on its way out or gone
+            assert found.pop("ok") > 0
+            assert all(kind.startswith("ServingError") and "eadline" not in kind for kind in found), found
+        finally:
+            serve.kill()
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -1,0 +1,75 @@
+"""What the tests of the real Triton server share: a bundle that classifies and recommends, and raw requests."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tiny_bundle import tiny_parts
+from tests.unit.test_recommender import catalogue, histories, made
+
+from aitems_engine.bundle import write_bundle
+
+MISSING = None
+if importlib.util.find_spec("tritonclient") is None:
+    MISSING = "tritonclient is not installed: pip install 'aitems-engine[triton]'"
+elif shutil.which("tritonserver") is None and importlib.util.find_spec("pytriton") is None:
+    MISSING = "there is no tritonserver: pip install 'aitems-engine[triton]'"
+if MISSING and os.environ.get("AITEMS_REQUIRE_TRITON") == "1":
+    raise RuntimeError(f"AITEMS_REQUIRE_TRITON=1, and {MISSING}")
+needs_triton = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+
+
+def write_both(path: Path, *, seed: int = 3) -> str:
+    """Write a bundle with a classifier of random weights and a recommender; return its digest."""
+    items = catalogue()
+    parts = {**tiny_parts(seed=seed), **made(items, histories(items), None)}
+    return write_bundle(path, parts, config={"seed": seed})
+
+
+def post(port: int, model: str, body: Any, *, timeout: float = 5.0) -> tuple[int, dict[str, Any]]:
+    """POST an inference as KServe JSON; return the status and the answer; status 0 where the connection broke."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    url = f"http://127.0.0.1:{port}/v2/models/{model}/infer"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=timeout) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+    except OSError as error:
+        return 0, {"error": repr(error)}
+
+
+@contextmanager
+def under_load(ask: Callable[[], object], *, threads: int = 3) -> Iterator[Counter[str]]:
+    """Call `ask` from several threads all the time; yield what came of it: "ok" or the kind of error, counted."""
+    ended, found = threading.Event(), Counter[str]()
+
+    def work() -> None:
+        while not ended.is_set():
+            try:
+                ask()
+                found["ok"] += 1
+            except Exception as error:
+                found[f"{type(error).__name__}: {error}"[:200]] += 1
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        for worker in workers:
+            worker.join()
