@@ -10,6 +10,10 @@ import pytest
 from aitems_engine.cli import main
 from aitems_engine.errors import DataError, InvalidInputError
 from aitems_engine.evaluation.off_policy import estimate_policy, read_policy_log, support_problem
+from aitems_engine.rerank import Chain, RuleContext, Slate
+from aitems_engine.simulator import simulate_shop
+from aitems_engine.simulator.closed_loop import ClosedLoop
+from aitems_engine.simulator.world import World
 
 ARMS = 6
 
@@ -135,3 +139,48 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("reward,propensity,target_propensity\n1,often,1\n")
     with pytest.raises(DataError, match="line 2, column 'propensity'"):
         read_policy_log(path)
+
+
+@pytest.mark.slow
+@pytest.mark.native
+def test_estimates_from_explored_pages_agree_with_the_simulated_shop(tmp_path: Path) -> None:
+    """Pages of the chain, propensities of the chain, clicks of the closed loop, whose truth is known."""
+    pytest.importorskip("pyarrow")
+    simulate_shop(tmp_path / "shop", products=400, leaves=20, users=400, seed=4, progress=False)
+    world = World.open(tmp_path / "shop")
+    rule = {"rule": "exploration", "slots": [1], "pool": 20, "floor": 0.01}
+    chain = Chain.from_config({"rules": [rule]})
+    errors: dict[str, list[float]] = {name: [] for name in ("logged", "ips", "snips", "dr")}
+    held = dict.fromkeys(errors, 0)
+    runs = 20
+    for seed in range(runs):
+        loop = ClosedLoop(world, seed, pool=20)
+        log, truth = [], []
+        for batch in range(6):
+            visits = loop.visits(200)
+            # of a ranker that is often wrong; the log prefers its worst, the judged policy shows its best
+            scores = np.nan_to_num(loop.appeal(visits)) * np.random.default_rng(seed).lognormal(
+                0, 0.5, visits.pool.shape
+            )
+            items = np.full((len(visits), 1), -1, np.int32)
+            propensity, place = np.ones(len(visits)), np.zeros(len(visits), np.int64)
+            for row, there in enumerate(visits.pool >= 0):
+                preferred = 0.05 / (1 + np.argsort(np.argsort(scores[row, there])))
+                slate = Slate(visits.pool[row, there], preferred, pctr=preferred.astype(np.float32))
+                page = chain.run(slate, RuleContext(1, seed=10_000 * seed + 200 * batch + row))
+                items[row, 0], place[row] = slate.items[page.order[0]], page.order[0]
+                propensity[row] = page.propensities[0]
+            best = np.argsort(-np.where(visits.pool >= 0, scores, -1.0), 1)[:, :1]
+            judged = np.take_along_axis(visits.pool, best, 1)
+            truth.append(loop.expected(visits, judged).clicks[:, 0])
+            reward = loop.show(visits, items).clicked[:, 0]
+            own, of_judged = scores[np.arange(len(visits)), place], np.take_along_axis(scores, best, 1)[:, 0]
+            log.append(np.stack([reward, propensity, items[:, 0] == judged[:, 0], own, of_judged]))
+        rows, value = np.concatenate(log, 1), float(np.concatenate(truth).mean())
+        for name, e in estimate_policy(*rows[:3], predicted=rows[3], predicted_target=rows[4]).items():
+            errors[name].append(e.value - value)
+            held[name] += e.low <= value <= e.high
+    for name in ("ips", "snips", "dr"):
+        assert abs(np.mean(errors[name])) < 4 * np.std(errors[name]) / np.sqrt(runs)
+        assert held[name] >= 0.75 * runs
+        assert abs(np.mean(errors["logged"])) > 2 * abs(np.mean(errors[name]))

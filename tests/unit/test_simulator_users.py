@@ -76,7 +76,7 @@ def test_clicked_items_convert_otherwise_than_shown_ones(shop: SimulatedShop) ->
     truth = columns(shop.users[1])
     click, purchase = truth["click_probability"], truth["purchase_probability"]
     of_clicks = (click * purchase).sum() / click.sum()
-    assert of_clicks > 1.1 * purchase.mean()
+    assert of_clicks > 1.5 * purchase.mean()
     lucky = truth["would_purchase"]
     deviation = np.sqrt((purchase * (1 - purchase)).sum())
     assert abs(lucky.sum() - purchase.sum()) < 4 * deviation
@@ -89,6 +89,39 @@ def test_ads_are_of_their_malls(shop: SimulatedShop) -> None:
     assert len(set(ads["item_id"])) == len(ads["item_id"])
     assert (ads["bid"] > 0).all()
     assert (ads["budget"] > 0).all()
+
+
+def test_ads_stand_in_the_log_with_their_bids(shop: SimulatedShop) -> None:
+    events, ads, truth = columns(shop.users[0]), columns(shop.users[5]), columns(shop.users[1])
+    shown = events["event_type"] == "impression"
+    campaign = events["campaign_id"]
+    is_ad = np.array([c is not None for c in campaign])
+    known = {a: (c, b) for a, c, b in zip(ads["item_id"], ads["campaign_id"], ads["bid"], strict=True)}
+    for item, c, bid in zip(events["item_id"][is_ad], campaign[is_ad], events["bid"][is_ad], strict=True):
+        assert known[item] == (c, bid)
+    assert np.isnan(events["bid"][~is_ad]).all()
+    assert 0.02 < is_ad[shown].mean() < 0.2
+    assert set(events["position"][is_ad & shown] % 10) == {3, 8}
+    assert (is_ad & (events["event_type"] == "purchase")).any()
+    assert truth["is_ad"].sum() == is_ad[shown].sum()
+    assert len(set(zip(truth["session_id"], truth["item_id"], strict=True))) == len(truth["item_id"])
+    # a campaign is not shown any more on a day once its clicks cost its budget
+    budget = dict(zip(ads["campaign_id"], ads["budget"], strict=True))
+    start = dict(zip(columns(shop.users[3])["session_id"], columns(shop.users[3])["timestamp"], strict=True))
+    days: dict[tuple[str, int], list[tuple[int, int, bool, float]]] = {}
+    clicked = set(zip(*(events[c][events["event_type"] == "click"] for c in ("session_id", "item_id")), strict=True))
+    for row in np.flatnonzero(is_ad & shown):
+        key = events["session_id"][row], events["item_id"][row]
+        day = campaign[row], start[key[0]] // 86_400_000
+        days.setdefault(day, []).append((start[key[0]], events["position"][row], key in clicked, events["bid"][row]))
+    stopped = 0
+    for (name, _), rows in days.items():
+        spent = 0.0
+        for _, _, click, bid in sorted(rows):
+            assert spent < budget[name]
+            spent += click * bid
+        stopped += spent >= budget[name]
+    assert stopped > 0
 
 
 def test_the_world_can_be_read_again(shop: SimulatedShop, tmp_path: Path) -> None:
@@ -109,6 +142,7 @@ def test_the_world_can_be_read_again(shop: SimulatedShop, tmp_path: Path) -> Non
         wanted_leaf=np.array([wanted.get(w, -1) for w in facts["wanted_leaf"][row]]),
         month=month_of(facts["timestamp"][row]),
         crowd=crowd_above(row, world.items.product_type[item]),
+        is_ad=truth["is_ad"][:n],
     )
     # two leaves may have one name, and then the wanted one is not known from its name
     same = np.isclose(purchase, truth["purchase_probability"][:n], rtol=1e-5)

@@ -8,7 +8,6 @@ the noise of clicks. Everything is whole columns over visits.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -250,28 +249,17 @@ class ClosedLoop:
         late = from_end <= HISTORY
         self._history[user[late], HISTORY - from_end[late]] = item[late]
 
-    @cached_property
-    def _ads_of_type(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows of the ads by product type, and where each type begins."""
-        kind = self.world.items.product_type[self.world.ads.item]
-        order = np.argsort(kind, kind="stable")
-        return order, np.searchsorted(kind[order], np.arange(len(self.world.categories.type_names) + 1))
-
     def _fitting_ads(self, pool: Items) -> Items:
         """Return ads of the product types of each pool, all different."""
         ads = self.world.ads
         found = np.full((len(pool), self._ads), -1, np.int32)
         if not len(ads.item):
             return found
-        order, begin = self._ads_of_type
         # as often as a type stands in the pool; several draws, for some find nothing or the same again
-        draws = self._rng.random((2, len(pool), 3 * self._ads))
-        size = np.maximum((pool >= 0).sum(axis=1, keepdims=True), 1)
-        kind = self.world.items.product_type[np.take_along_axis(pool, (draws[0] * size).astype(np.int64), 1)]
-        count = begin[kind + 1] - begin[kind]
-        row = order[np.minimum(begin[kind] + (draws[1] * count).astype(np.int64), len(order) - 1)]
-        there = (count > 0) & (self.spent[ads.campaign[row]] < ads.budget[row])
-        there &= self.world.items.registered_at[ads.item[row]] <= self._now
+        place = self._rng.random((len(pool), 3 * self._ads)) * np.maximum((pool >= 0).sum(axis=1, keepdims=True), 1)
+        kind = self.world.items.product_type[np.take_along_axis(pool, place.astype(np.int64), 1)].ravel()
+        row = self.world.draw_ads(kind, np.full(len(kind), self._now), self._rng).reshape(place.shape)
+        there = (row >= 0) & (self.spent[ads.campaign[row]] < ads.budget[row])
         visit, column = np.nonzero(there)
         first = np.unique(visit * len(ads.item) + row[visit, column], return_index=True)[1]
         visit, row = visit[np.sort(first)], row[visit, column][np.sort(first)]

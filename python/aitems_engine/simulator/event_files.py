@@ -21,6 +21,11 @@ def numbered(prefix: str, numbers: NDArray[Any], digits: int = 0) -> NDArray[np.
     return np.char.add(prefix, np.char.zfill(numbers.astype(str), digits))
 
 
+def campaigns(ads: Ads) -> NDArray[np.str_]:
+    """Return the id of each campaign."""
+    return numbered("c", np.arange(1, int(ads.campaign.max()) + 2), 5)
+
+
 def write_users(
     folder: Path, world: World, sessions: Sessions, shown: Impressions, product_id: NDArray[np.str_]
 ) -> tuple[Path, ...]:
@@ -39,6 +44,7 @@ def write_users(
             "session_id": session_id[shown.session],
             "item_id": product_id[shown.item],
             "position": shown.position,
+            "is_ad": shown.ad >= 0,
             "click_probability": shown.click_probability,
             "purchase_probability": shown.purchase_probability,
             "would_purchase": shown.would_purchase,
@@ -71,7 +77,7 @@ def write_users(
             "reputation": world.reputation,
         },
         "ads": {
-            "campaign_id": numbered("c", world.ads.campaign + 1, 5),
+            "campaign_id": campaigns(world.ads)[world.ads.campaign],
             "mall_id": numbered("mall", world.items.mall[world.ads.item] + 1, 2),
             "item_id": product_id[world.ads.item],
             "bid": world.ads.bid,
@@ -121,7 +127,8 @@ def _events(
     def text(codes: NDArray[Any], names: Any, missing: NDArray[np.bool_] | None = None) -> Any:
         return pa.DictionaryArray.from_arrays(pa.array(codes, mask=missing), pa.array(names)).cast(pa.string())
 
-    query = sessions.query[session]
+    query, ad = sessions.query[session], shown.ad[row]
+    organic = search | (ad < 0)
     return {
         "event_id": numbered("e", np.arange(1, len(row) + 1), 10),
         "event_type": text(kind, list(EVENT_TYPES)),
@@ -133,6 +140,8 @@ def _events(
         "position": pa.array(shown.position[row], mask=search),
         "value": value,
         "timestamp": when,
+        "campaign_id": text(world.ads.campaign[ad], campaigns(world.ads), organic),
+        "bid": pa.array(world.ads.bid[ad], mask=organic),
     }
 
 

@@ -3,8 +3,9 @@
 A session is goal-oriented or not. One that is looks for a leaf, mostly by a search, and sees a page or two of its
 product type; another one looks around: at the home page, a category, or what a broad search finds, for longer. The shop
 of the log shows what it believes to be good: of two draws from what is on sale, the one of higher reputation, in no
-order; it knows nothing of an item younger than NEW_DAYS. Everything is drawn in whole columns from the truth of
-world.py, and the truth of each session and each item shown is kept.
+order; it knows nothing of an item younger than NEW_DAYS. At some places an ad for the same product type stands instead.
+Everything is drawn in whole columns from the truth of world.py, and the truth of each session and each item shown is
+kept.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from aitems_engine.simulator.world import DAY_MS, FLOATS, INTS, NEW_DAYS, World, crowd_above, month_of
 
 PAGE = 10
+AD_PLACES = (3, 8)  # of a page, where an ad may stand
 LOYAL = 0.8  # share of sessions, and of places of the home page, of what the user likes
 EXACT = 0.4  # share of places after a search that show the wanted leaf, not only its type
 DELAY_HOURS = 18.0  # mean time from a click to its purchase
@@ -63,6 +65,8 @@ class Impressions:
     item: NDArray[np.int64]
     position: NDArray[np.int32]
     """From 1 through all pages of the session."""
+    ad: NDArray[np.int64]
+    """Row of `World.ads`, -1 for an organic item."""
     click_probability: FLOATS
     purchase_probability: FLOATS
     """Given a click."""
@@ -91,7 +95,10 @@ def simulate_log(world: World, rng: np.random.Generator) -> tuple[Sessions, Impr
     start = start.astype(np.int64)
     sessions = draw_sessions(world, user, start[np.lexsort((start, user))], rng)
     session, item, position = draw_pages(world, sessions, rng)
-    return sessions, draw_outcomes(world, sessions, session, item, position, rng)
+    chance = rng.random(len(session))
+    ad = place_ads(world, sessions, session, item, position, chance, rng)
+    item = np.where(ad >= 0, np.append(world.ads.item, -1)[ad], item)
+    return sessions, draw_outcomes(world, sessions, session, item, position, ad, chance, rng)
 
 
 def draw_sessions(
@@ -188,27 +195,85 @@ def draw_pages(
     return session, item, position.astype(np.int32)
 
 
-def draw_outcomes(
-    world: World, sessions: Sessions, session: INTS, item: INTS, position: INTS, rng: np.random.Generator
-) -> Impressions:
-    """Return what users do with what they are shown; rows are by session and position."""
-    user, goal = sessions.user[session], sessions.goal[session]
-    click, purchase = world.probabilities(
-        user,
+def place_ads(
+    world: World,
+    sessions: Sessions,
+    session: INTS,
+    item: INTS,
+    position: INTS,
+    chance: FLOATS,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return the row of `World.ads` that takes each place, -1 where the item stays.
+
+    An ad is for the product type of the item whose place it takes; of two that fit, it is the one with the higher bid.
+    A campaign shows nothing more on a day once its clicks have cost its budget; `chance` says which clicks come.
+    """
+    ads, n = world.ads, np.int64(len(world.quality))
+    found = np.full(len(session), -1, np.int64)
+    rows = np.flatnonzero(np.isin((position - 1) % PAGE + 1, AD_PLACES))
+    crowd = crowd_above(session, world.items.product_type[item])[rows]
+    kind, start = world.items.product_type[item[rows]], sessions.start[session[rows]]
+    one, two = (world.draw_ads(kind, start, rng) for _ in range(2))
+    bids = np.append(ads.bid, -1.0)
+    ad = np.where(bids[one] >= bids[two], one, two)
+    # no item twice in a session
+    key = session[rows] * n + np.append(ads.item, -1)[ad]
+    fits = np.flatnonzero((ad >= 0) & ~np.isin(key, session * n + item))
+    fits = fits[np.unique(key[fits], return_index=True)[1]]
+    rows, ad, crowd, start = rows[fits], ad[fits], crowd[fits], start[fits]
+    click, _ = _probabilities(world, sessions, session[rows], ads.item[ad], position[rows], crowd, is_ad=True)
+    order = np.lexsort((position[rows], start, start // DAY_MS, ads.campaign[ad]))
+    day = ads.campaign[ad[order]] * np.int64(2**32) + start[order] // DAY_MS
+    cost = (chance[rows[order]] < click[order]) * ads.bid[ad[order]]
+    spent = np.cumsum(cost) - cost
+    shown = order[spent - spent[np.searchsorted(day, day)] < ads.budget[ad[order]]]
+    found[rows[shown]] = ad[shown]
+    return found
+
+
+def _probabilities(
+    world: World,
+    sessions: Sessions,
+    session: INTS,
+    item: INTS,
+    position: INTS,
+    crowd: INTS,
+    is_ad: NDArray[np.bool_] | bool,
+) -> tuple[FLOATS, FLOATS]:
+    return world.probabilities(
+        sessions.user[session],
         item,
         position,
-        goal=goal,
+        goal=sessions.goal[session],
         wanted_leaf=sessions.wanted_leaf[session],
         month=sessions.month[session],
-        crowd=crowd_above(session, world.items.product_type[item]),
+        crowd=crowd,
+        is_ad=is_ad,
     )
+
+
+def draw_outcomes(
+    world: World,
+    sessions: Sessions,
+    session: INTS,
+    item: INTS,
+    position: INTS,
+    ad: NDArray[np.int64],
+    chance: FLOATS,
+    rng: np.random.Generator,
+) -> Impressions:
+    """Return what users do with what they are shown; rows are by session and position, `chance` decides of clicks."""
+    goal, crowd = sessions.goal[session], crowd_above(session, world.items.product_type[item])
+    click, purchase = _probabilities(world, sessions, session, item, position, crowd, ad >= 0)
     n = len(session)
-    clicked, luck = rng.random(n) < click, rng.random(n)
+    clicked, luck = chance < click, rng.random(n)
     seconds = np.where(goal, 36.0, 20.0) * np.exp(0.25 * world.quality[item] + 0.8 * rng.standard_normal(n))
     return Impressions(
         session=session.astype(np.int64),
         item=item.astype(np.int64),
         position=position.astype(np.int32),
+        ad=ad,
         click_probability=click,
         purchase_probability=purchase,
         clicked=clicked,

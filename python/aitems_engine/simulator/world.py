@@ -168,6 +168,22 @@ class World:
         """The items of each leaf."""
         return Shelf(self.items.leaf, len(self.categories.leaf_names), self.items.registered_at)
 
+    def draw_ads(self, product_type: INTS, at: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return a row of `ads` for an item of each product type on sale at the time (ms); -1 where there is none."""
+        if not len(self.ads.item):
+            return np.full(len(product_type), -1)
+        row = self._advertised.draw(product_type, self._advertised.on_sale(product_type, at), rng)
+        return np.where(row >= 0, self._ads_by_item[row], -1)
+
+    @cached_property
+    def _ads_by_item(self) -> NDArray[np.int64]:
+        return np.argsort(self.ads.item)
+
+    @cached_property
+    def _advertised(self) -> Shelf:
+        item = self.ads.item[self._ads_by_item]
+        return Shelf(self.items.product_type[item], len(self.categories.type_names), self.items.registered_at[item])
+
     def probabilities(
         self,
         user: INTS,
@@ -199,9 +215,9 @@ class World:
 
         Notes
         -----
-        Taste and quality raise both, so what is clicked converts better than what is shown; attraction raises clicks
-        and lowers purchases. In a goal-oriented session the wanted leaf, its product type and the price count more; in
-        others every item of a product type makes the next one less interesting.
+        Taste, quality and the wanted leaf raise both, so what is clicked converts twice as well as what is shown;
+        attraction raises clicks and lowers purchases. In a goal-oriented session the wanted leaf, its product type and
+        the price count more; in others every item of a product type makes the next one less interesting.
         """
         kind = self.items.product_type[item]
         liked = np.zeros(np.shape(item))
@@ -216,8 +232,8 @@ class World:
         appeal = (
             -3.8
             + 2.0 * liked
-            + 0.7 * quality
-            + 0.5 * attraction
+            + 0.8 * quality
+            + 0.3 * attraction
             + 0.3 * season
             - 0.25 * dear
             - 0.8 * goal
@@ -227,13 +243,13 @@ class World:
             - 0.4 * np.asarray(is_ad)
         )
         bought = (
-            -4.2
-            + 0.3 * liked
-            + 0.7 * quality
-            - 0.5 * attraction
+            -6.3
+            + 1.0 * liked
+            + 1.0 * quality
+            - 0.3 * attraction
             - np.where(goal, 1.2, 0.6) * dear
-            + 0.3 * goal
-            + 0.2 * leaf_found
+            + 0.6 * goal
+            + 0.8 * leaf_found
         )
         return _sigmoid(appeal) * np.asarray(position, np.float64) ** -EYE, _sigmoid(bought)
 
