@@ -325,3 +325,85 @@ def test_golden_files_of_version_1_stay_readable(name):
     np.testing.assert_array_equal(hits.scores, expected["scores"])
     filtered = index.search(QUERIES, 15, filter=Filter.eq("mall", "a"))
     assert filtered.ids.astype(str).tolist() == expected["filtered_ids"].tolist()
+
+
+# What stands beside the lists: how it is built and searched.
+BESIDE = {"graph": ({"kind": "graph", "degree": 6}, {"beam": 40}), "signs": ({"kind": "ivf", "signs": True}, {})}
+
+
+def make_beside(form, metric="ip"):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(150, 7)).astype(np.float32)
+    return AnnIndex.build(vectors, metric=metric, lists=6, **BESIDE[form][0])
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_round_trip_of_what_stands_beside_the_lists(tmp_path, beside, metric):
+    index = make_beside(beside, metric)
+    index.save(tmp_path / "items.index")
+    for verify in (True, False):
+        opened = AnnIndex.open(tmp_path / "items.index", verify=verify)
+        assert opened.describe() == index.describe()
+        for form in ("auto", beside, "single"):
+            one, two = (i.search(QUERIES, 15, form=form) for i in (index, opened))
+            np.testing.assert_array_equal(one.ids, two.ids)
+            np.testing.assert_array_equal(one.scores, two.scores)
+
+
+@pytest.fixture(scope="module")
+def saved_beside(tmp_path_factory):
+    path = tmp_path_factory.mktemp("beside") / "items.index"
+    files = {}
+    for form in BESIDE:
+        make_beside(form).save(path)
+        files[form] = path.read_bytes()
+    return files
+
+
+@pytest.mark.parametrize("form", BESIDE)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_without_checksums_damage_beside_the_lists_never_crashes(tmp_path_factory, saved_beside, form, data):
+    changed = bytearray(saved_beside[form])
+    for at in data.draw(st.lists(st.integers(1000, len(changed) - 1), min_size=1, max_size=60)):
+        changed[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
+    path = tmp_path_factory.getbasetemp() / "damaged_beside.index"
+    path.write_bytes(changed)
+    try:
+        opened = AnnIndex.open(path, verify=False)
+        assert opened.search(QUERIES, 20, form=form, **BESIDE[form][1]).ids.shape == (9, 20)
+        opened.delete([3])
+        opened.compact()
+        opened.search(QUERIES, 20, form=form)
+    except AitemsError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", [f"{version}_graph_{metric}.index" for version in ("v2", "v3") for metric in ("ip", "l2")]
+)
+def test_golden_files_with_a_graph_stay_readable(name, tmp_path):
+    """Written once a version (2: each row has as many places for neighbours); the expected answers lie beside them."""
+    index = AnnIndex.open(GOLDEN / name)
+    index.save(tmp_path / "again.index")
+    again = AnnIndex.open(tmp_path / "again.index")
+    for key, array in index._core.graph().items():
+        np.testing.assert_array_equal(array, again._core.graph()[key], err_msg=key)
+    expected = np.load(GOLDEN / name.replace(".index", ".npz"))
+    assert index.describe()["kind"] == "graph"
+    for arguments in ({"form": "graph", "beam": 150, "shortlist": 150}, {"form": "exact"}):
+        hits = index.search(QUERIES, 15, **arguments)
+        np.testing.assert_array_equal(hits.ids, expected["ids"])
+        np.testing.assert_array_equal(hits.scores, expected["scores"])
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_golden_files_with_signs_stay_readable(metric):
+    """Written once by version 4; the expected answers lie beside them."""
+    index = AnnIndex.open(GOLDEN / f"v4_signs_{metric}.index")
+    expected = np.load(GOLDEN / f"v4_signs_{metric}.npz")
+    for form in ("signs", "exact"):
+        hits = index.search(QUERIES, 15, form=form, probes=3, shortlist=40)
+        np.testing.assert_array_equal(hits.ids, expected[f"{form}_ids"])
+        np.testing.assert_array_equal(hits.scores, expected[f"{form}_scores"])

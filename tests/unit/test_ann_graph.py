@@ -16,7 +16,7 @@ from aitems_engine._native import isa
 from aitems_engine.ann import AnnIndex, Filter
 from aitems_engine.ann.index import METRICS
 from aitems_engine.ann.tuning import EXACT_FORM, GRAPH_FORM, recall
-from aitems_engine.errors import AitemsError, InvalidInputError
+from aitems_engine.errors import InvalidInputError
 
 pytestmark = pytest.mark.native
 LEVELS = isa.runnable()
@@ -191,68 +191,3 @@ def test_tiny_and_empty_sets():
         vectors = np.eye(17, 17, dtype=np.float32)[:count]
         index = AnnIndex.build(vectors, kind="graph")
         np.testing.assert_array_equal(index.search(vectors, 1, form="graph").ids[:, 0], np.arange(count))
-
-
-def small(metric="ip"):
-    rng = np.random.default_rng(0)
-    return AnnIndex.build(rng.normal(size=(150, 7)).astype(np.float32), kind="graph", metric=metric, lists=6, degree=6)
-
-
-QUERIES = np.random.default_rng(1).normal(size=(9, 7)).astype(np.float32)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_round_trip(tmp_path, metric):
-    index = small(metric)
-    index.save(tmp_path / "items.index")
-    for verify in (True, False):
-        opened = AnnIndex.open(tmp_path / "items.index", verify=verify)
-        assert opened.describe() == index.describe()
-        for form in ("auto", "graph", "single"):
-            one, two = (i.search(QUERIES, 15, form=form) for i in (index, opened))
-            np.testing.assert_array_equal(one.ids, two.ids)
-            np.testing.assert_array_equal(one.scores, two.scores)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ann") / "items.index"
-    small().save(path)
-    return path.read_bytes()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_without_checksums_damage_never_crashes(tmp_path_factory, saved, data):
-    changed = bytearray(saved)
-    for at in data.draw(st.lists(st.integers(1000, len(saved) - 1), min_size=1, max_size=60)):
-        changed[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
-    path = tmp_path_factory.getbasetemp() / "damaged_graph.index"
-    path.write_bytes(changed)
-    try:
-        opened = AnnIndex.open(path, verify=False)
-        for beam in (1, 40, 200):
-            assert opened.search(QUERIES, 20, form="graph", beam=beam).ids.shape == (9, 20)
-        opened.delete([3])
-        opened.compact()
-        opened.search(QUERIES, 20, form="graph")
-    except AitemsError:
-        pass
-
-
-@pytest.mark.parametrize(
-    "name", [f"{version}_graph_{metric}.index" for version in ("v2", "v3") for metric in ("ip", "l2")]
-)
-def test_golden_files_stay_readable(name, tmp_path):
-    """Written once a version (2: each row has as many places for neighbours); the expected answers lie beside them."""
-    index = AnnIndex.open(GOLDEN / name)
-    index.save(tmp_path / "again.index")
-    again = AnnIndex.open(tmp_path / "again.index")
-    for key, array in index._core.graph().items():
-        np.testing.assert_array_equal(array, again._core.graph()[key], err_msg=key)
-    expected = np.load(GOLDEN / name.replace(".index", ".npz"))
-    assert index.describe()["kind"] == "graph"
-    for arguments in ({"form": "graph", "beam": 150, "shortlist": 150}, {"form": "exact"}):
-        hits = index.search(QUERIES, 15, **arguments)
-        np.testing.assert_array_equal(hits.ids, expected["ids"])
-        np.testing.assert_array_equal(hits.scores, expected["scores"])

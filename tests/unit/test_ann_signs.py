@@ -16,7 +16,7 @@ from aitems_engine._native import isa
 from aitems_engine.ann import AnnIndex, Filter
 from aitems_engine.ann.index import METRICS
 from aitems_engine.ann.tuning import SIGN_FORM, recall
-from aitems_engine.errors import AitemsError, InvalidInputError
+from aitems_engine.errors import InvalidInputError
 
 pytestmark = pytest.mark.native
 LEVELS = isa.runnable()
@@ -134,60 +134,3 @@ def test_wrong_use(wide):
     with pytest.raises(InvalidInputError, match="at most 2048 dimensions, got 3000"):
         AnnIndex.build(np.ones((2, 3000), np.float32), kind="ivf", signs=True)
     assert AnnIndex.build(rows).search(rows, 1, form="signs").how == "exact"  # too small for lists
-
-
-def small(metric="ip"):
-    rng = np.random.default_rng(0)
-    return AnnIndex.build(rng.normal(size=(150, 7)).astype(np.float32), kind="ivf", metric=metric, lists=6, signs=True)
-
-
-QUERIES = np.random.default_rng(1).normal(size=(9, 7)).astype(np.float32)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_round_trip(tmp_path, metric):
-    index = small(metric)
-    index.save(tmp_path / "items.index")
-    for verify in (True, False):
-        opened = AnnIndex.open(tmp_path / "items.index", verify=verify)
-        assert opened.describe() == index.describe()
-        for form in ("auto", "signs", "single"):
-            one, two = (i.search(QUERIES, 15, form=form) for i in (index, opened))
-            np.testing.assert_array_equal(one.ids, two.ids)
-            np.testing.assert_array_equal(one.scores, two.scores)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ann") / "items.index"
-    small().save(path)
-    return path.read_bytes()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_without_checksums_damage_never_crashes(tmp_path_factory, saved, data):
-    changed = bytearray(saved)
-    for at in data.draw(st.lists(st.integers(1000, len(saved) - 1), min_size=1, max_size=60)):
-        changed[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
-    path = tmp_path_factory.getbasetemp() / "damaged_signs.index"
-    path.write_bytes(changed)
-    try:
-        opened = AnnIndex.open(path, verify=False)
-        assert opened.search(QUERIES, 20, form="signs").ids.shape == (9, 20)
-        opened.delete([3])
-        opened.compact()
-        opened.search(QUERIES, 20, form="signs")
-    except AitemsError:
-        pass
-
-
-@pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_golden_files_stay_readable(metric):
-    """Written once by version 4; the expected answers lie beside them."""
-    index = AnnIndex.open(GOLDEN / f"v4_signs_{metric}.index")
-    expected = np.load(GOLDEN / f"v4_signs_{metric}.npz")
-    for form in ("signs", "exact"):
-        hits = index.search(QUERIES, 15, form=form, probes=3, shortlist=40)
-        np.testing.assert_array_equal(hits.ids, expected[f"{form}_ids"])
-        np.testing.assert_array_equal(hits.scores, expected[f"{form}_scores"])
