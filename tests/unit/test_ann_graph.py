@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +18,6 @@ from aitems_engine.errors import InvalidInputError
 
 pytestmark = pytest.mark.native
 LEVELS = isa.runnable()
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "ann"
 WALK_LISTS = 16  # csrc/ann/graph.hpp
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +18,6 @@ from aitems_engine.errors import InvalidInputError
 
 pytestmark = pytest.mark.native
 LEVELS = isa.runnable()
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "ann"
 
 
 def make(vectors, metric="ip", lists=6, ids=None, rerank=0, threads=1):
