@@ -1,13 +1,18 @@
-"""Quality of the rankers: on MovieLens 100K beside LightGBM, and the same outputs as other implementations.
+"""Quality of the rankers: on MovieLens 100K beside LightGBM, conversions on the simulated shop, and the same outputs as
+other implementations.
 
 MovieLens 100K: time split 80/10/10, liked = 4 stars or more. Two protocols. "frozen": nothing after the training rows
 is known but ids, and calibration is fitted on the validation rows once; as in published figures. "live": for each row
 all that happened strictly before it is known, as for a request that carries its history, and calibration is fitted
 each day on all older rows behind the training rows; networks are not trained on.
+
+Simulated shop: P(purchase | click), learnt from clicked rows alone or from all impressions (ESMM), judged by the truth
+of all impressions; once with what a shop sees, once with the intent of users and sessions besides.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,14 +22,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from aitems_engine.evaluation.binary import auc, bootstrap_grouped_auc, log_loss
 from aitems_engine.evaluation.metrics import expected_calibration_error
 from aitems_engine.ranking import Examples, FieldSpec
 from aitems_engine.ranking.calibration import sigmoid
+from aitems_engine.simulator import simulate_shop
+from aitems_engine.simulator.users import simulate_log
+from aitems_engine.simulator.world import World
 from aitems_engine.training.ranker_calibration import fit_calibration
 from aitems_engine.training.rankers import RankerShape, RankingNetwork, make_ranker
-from aitems_engine.training.ranking import RankerSettings, predict_logits, train_ranker
+from aitems_engine.training.ranking import RankerSettings, RankerTraining, predict_logits, train_ranker
 
 DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SEEDS = range(5)
@@ -239,6 +248,12 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.4f} ± {np.std(values):.4f}"
 
 
+def with_interval(values: Floats, form: str = ".4f") -> str:
+    """Return the mean with half of its 95 % interval by Student's t."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():{form}} ± {half:{form}}"
+
+
 def calibrated(method: str, runs: tuple[Floats, Floats], clicks: Floats, days: Ints | None) -> Floats:
     """Return probabilities of the test rows; `clicks` and `days` are those of validation and test rows together.
 
@@ -401,3 +416,154 @@ def test_same_outputs(publish: Callable[[str, str], None]) -> None:
         "DLRM; all four equal independent NumPy twins within 1e-5 (`pytest tests/unit/test_rankers.py`).\n\n"
         "| network | largest difference of a probability | probabilities |\n|---|---|---|\n" + "\n".join(lines),
     )
+
+
+def clicks_before(key: Ints, session: Ints, clicked: np.ndarray) -> Floats:
+    """Return how many clicks of the same key earlier sessions had; rows and the numbers of sessions go up with time."""
+    order = np.argsort(key, kind="stable")
+    of, when, sums = key[order], session[order], np.r_[0, np.cumsum(clicked[order])]
+    starts = np.r_[True, (of[1:] != of[:-1]) | (when[1:] != when[:-1])]
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(of)), 0))
+    found = np.empty(len(of))
+    found[order] = sums[first] - sums[np.searchsorted(of, of)]
+    return found
+
+
+INTENT = 4
+
+
+def shop_log(folder: Path, seed: int) -> tuple[list[Examples], FieldSpec, Floats]:
+    """Return impressions by time (80/10/10) and the true P(purchase | click) of the last ones.
+
+    Codes: user, item, leaf, product type, mall, placement, query, position. Dense: price, also within its product
+    type; whether the query names the leaf or the type; ad or not; the user's clicks on the type so far; and last the
+    INTENT, which no shop sees: taste for the type, price by the user's sensitivity, goal, whether it is what is wanted.
+    """
+    simulate_shop(folder, products=500, leaves=20, users=3000, seed=seed, progress=False)
+    world = World.open(folder)
+    sessions, shown = simulate_log(world, np.random.default_rng(seed))
+    by_time = np.argsort(sessions.start, kind="stable")
+    rank = np.empty(len(by_time), np.int64)
+    rank[by_time] = np.arange(len(by_time))
+    order = np.argsort(rank[shown.session], kind="stable")
+    session, item = shown.session[order], shown.item[order]
+    user, query, clicked = sessions.user[session].astype(np.int64), sessions.query[session], shown.clicked[order]
+    kind, leaf = world.items.product_type[item], world.items.leaf[item]
+    leaves, types = len(world.categories.leaf_names), len(world.categories.type_names)
+    columns = [
+        world.dear[item],
+        np.log1p(np.nan_to_num(world.items.price[item])),
+        query == leaf,
+        query == leaves + kind,
+    ]
+    columns += [shown.ad[order] >= 0, np.log1p(clicks_before(user * types + kind, rank[session], clicked))]
+    liked = (world.tastes.weights[user] * (world.tastes.types[user] == kind[:, None])).sum(1)
+    columns += [np.sqrt(liked), world.tastes.price_sensitivity[user] * world.dear[item], sessions.goal[session]]
+    columns += [sessions.wanted_leaf[session] == leaf]
+    dense = np.stack(columns, 1).astype(np.float64)
+    dense = ((dense - dense.mean(0)) / dense.std(0)).astype(np.float32)
+    codes = [user, item, leaf, kind, world.items.mall[item], sessions.placement[session], query + 1]
+    codes = np.stack([*(code + 1 for code in codes), shown.position[order]], 1).astype(np.int32)
+    examples = Examples(
+        codes,
+        dense,
+        clicked.astype(np.float32),
+        shown.purchased[order].astype(np.float32),
+        user,
+        sessions.start[session],
+        np.ones(len(order), bool),
+    )
+    cuts = [0, int(0.8 * len(order)), int(0.9 * len(order)), len(order)]
+    parts = [examples.take(slice(a, b)) for a, b in itertools.pairwise(cuts)]
+    fields = FieldSpec(tuple(int(size) + 1 for size in codes.max(0)), dense.shape[1])
+    return parts, fields, shown.purchase_probability[order][cuts[2] :]
+
+
+def clicked_rows(part: Examples) -> Examples:
+    """Return the clicked rows, with the purchase as what is to be predicted."""
+    clicked = part.take(part.click > 0)
+    return replace(clicked, click=clicked.purchase)
+
+
+# the same layers everywhere: DCN-v2 without cross layers is one tower of ESMM, and a linear part beside it
+TOWER = RankerSettings(RankerShape("esmm", hidden=(64, 32), cross_layers=0), patience=3, threads=1, device="cpu")
+TOGETHER = [
+    replace(
+        TOWER,
+        epochs=8,
+        table_learning_rate=rate,
+        unknown_share=0.1,
+        shape=replace(TOWER.shape, dim=8, dropout=0.2),
+    )
+    for rate in (0.03, 0.1)
+]
+ALONE = [
+    replace(
+        TOGETHER[0],
+        epochs=epochs,
+        batch_size=512,
+        learning_rate=3e-3,
+        table_learning_rate=of_table,
+        table_l2=l2,
+        shape=replace(TOGETHER[0].shape, name="dcn-v2"),
+    )
+    for epochs in (4, 12)
+    for of_table in (0.01, 0.03)
+    for l2 in (0.0, 1.0)
+]
+WAYS = {"clicked rows alone": ALONE, "all impressions: ESMM": TOGETHER}
+KNOWN = {"what a shop sees": INTENT, "and the intent": 0}
+
+
+def without(part: Examples, columns: int) -> Examples:
+    """Return the examples without the last dense columns."""
+    return replace(part, dense=np.ascontiguousarray(part.dense[:, : part.dense.shape[1] - columns]))
+
+
+def test_conversions(tmp_path: Path, publish: Callable[[str, str], None]) -> None:
+    chosen: dict[str, RankerSettings] = {}
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {(known, way): [] for known in KNOWN for way in WAYS}
+    facts = []
+    for seed in SEEDS:
+        parts, fields, truth = shop_log(tmp_path / str(seed), seed)
+        counts = [len(parts[0]), parts[0].click.sum(), parts[0].purchase.sum(), len(truth)]
+        facts.append([*counts, truth.mean(), truth[parts[2].click > 0].mean(), auc(truth, truth)])
+        for known, way in found:
+            seen = [without(part, KNOWN[known]) for part in parts]
+            spec = FieldSpec(fields.cardinalities, seen[0].dense.shape[1])
+            train, validation = (clicked_rows(part) if WAYS[way] is ALONE else part for part in seen[:2])
+
+            def fit(settings: RankerSettings) -> RankerTraining:
+                return train_ranker(train, validation, spec, replace(settings, seed=seed))  # noqa: B023
+
+            def loss(settings: RankerSettings) -> float:
+                return min(record.validation_loss or np.inf for record in fit(settings).history)
+
+            if way not in chosen:
+                chosen[way] = min(WAYS[way], key=loss)
+            logits = predict_logits(fit(chosen[way]).model, seen[2].batch)[:, -1].astype(np.float64)
+            found[known, way].append((auc(truth, logits), float(sigmoid(logits).sum() / truth.sum())))
+            print(seed, known, way, found[known, way][-1], flush=True)
+    results = {key: np.array(values).T for key, values in found.items()}
+    gains = {key: aucs - results[key[0], "clicked rows alone"][0] for key, (aucs, _) in results.items()}
+    lines = [
+        f"| {known} | {way} | {with_interval(aucs)} | {with_interval(100 * gains[known, way], '.2f')} | "
+        f"{with_interval(ratios, '.3f')} |"
+        for (known, way), (aucs, ratios) in results.items()
+    ]
+    rows, clicks, purchases, judged_on, of_shown, of_clicked, ceiling = np.mean(facts, 0)
+    publish(
+        "ranking_conversions",
+        f"Simulated shop, 500 products, 20 leaves, 3,000 users; {len(SEEDS)} shops of different seeds, which also seed "
+        f"the training. On average {rows:,.0f} impressions with {clicks:,.0f} clicks and {purchases:,.0f} purchases to "
+        "learn from, the next tenth to stop and to choose settings (in the first shop, by what a shop sees), the "
+        f"newest {judged_on:,.0f} to test, judged by the true P(purchase given a click) of every impression: "
+        f"{of_shown:.4f} on average, {of_clicked:.4f} of the clicked ones; the truth has an AUC of {ceiling:.4f}. "
+        "Mean ± half of the 95 % interval (t) over shops.\n\n"
+        "| features | learnt from | AUC over all impressions | points above clicked rows alone | predicted / true sum |"
+        "\n|---|---|---|---|---|\n" + "\n".join(lines),
+    )
+    for known in KNOWN:
+        alone, esmm = (results[known, way][1].mean() for way in WAYS)
+        assert gains[known, "all impressions: ESMM"].mean() > 0
+        assert abs(esmm - 1) < abs(alone - 1)
