@@ -88,7 +88,7 @@ class TwoTowerSettings:
     decay: float = 1.0
     past_only: bool = False
     longest: int = 100
-    temperature: float = 0.1
+    temperature: float = 0.07
     logq: float = 1.0
     users: int = 512
     targets: int = 4
@@ -97,7 +97,7 @@ class TwoTowerSettings:
     validation: int = 2000
     epochs: int = 20
     patience: int = 3
-    table_learning_rate: float = 0.1
+    table_learning_rate: float = 0.2
     learning_rate: float = 1e-3
     warmup_share: float = 0.05
     seed: int = 0
