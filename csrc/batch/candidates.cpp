@@ -178,11 +178,13 @@ void merge(std::size_t rows, const Source* sources, std::size_t count, bool reci
       out.items[written] = found.items()[number];
       out.scores[written] = static_cast<float>(fused[number]);
       std::int64_t bits = 0;
-      for (std::size_t s = 0; s < count; ++s) bits |= std::int64_t{ranks[number * count + s] > 0} << s;
-      out.source_bits[written] = bits;
-      std::copy_n(ranks.begin() + static_cast<std::ptrdiff_t>(number * count), count, out.ranks + written * count);
-      std::copy_n(scores.begin() + static_cast<std::ptrdiff_t>(number * count), count, out.source_scores + written * count);
-      ++written;
+      for (std::size_t s = 0; s < count; ++s) {
+        const std::int32_t rank = ranks[number * count + s];
+        bits |= std::int64_t{rank > 0} << s;
+        out.ranks[written * count + s] = rank;
+        out.source_scores[written * count + s] = scores[number * count + s];
+      }
+      out.source_bits[written++] = bits;
     }
     out.splits[row + 1] = static_cast<std::int64_t>(written);
   }

@@ -50,8 +50,8 @@ class Objective:
         Names it needs. `pctcvr` is ``pctr * pcvr`` and needs no column of its own.
     """
 
-    def __init__(self, text: str, columns: frozenset[str], compiled: _Compiled) -> None:
-        self.text, self.columns, self._compiled = text, columns, compiled
+    def __init__(self, text: str, columns: frozenset[str], compiled: _Compiled, joint: bool = False) -> None:
+        self.text, self.columns, self._compiled, self._joint = text, columns, compiled, joint
 
     @classmethod
     def parse(cls, text: str) -> Objective:
@@ -93,9 +93,10 @@ class Objective:
             raise ConfigError(f"the objective has {nodes} terms and operators, at most {MAX_NODES} are allowed")
         columns: set[str] = set()
         compiled = _compile(tree, line, columns)
-        if PCTCVR in columns:
+        joint = PCTCVR in columns
+        if joint:
             columns = columns - {PCTCVR} | {"pctr", "pcvr"}
-        return cls(line, frozenset(columns), compiled)
+        return cls(line, frozenset(columns), compiled, joint)
 
     def __call__(self, columns: Mapping[str, npt.ArrayLike]) -> tuple[FloatVector, str]:
         """Return the value of each candidate, higher is better, and what went wrong.
@@ -119,9 +120,13 @@ class Objective:
             for name in self.columns
         }
         with np.errstate(all="ignore"):
-            if {"pctr", "pcvr"} <= given.keys():
+            if self._joint:
                 given[PCTCVR] = given["pctr"] * given["pcvr"]
-            values = np.array(np.broadcast_to(self._compiled(given), n), np.float64)
+            found = self._compiled(given)
+        if isinstance(found, np.ndarray) and not any(found is column for column in given.values()):
+            values = found
+        else:  # a number, or a column as it was given
+            values = np.array(np.broadcast_to(found, n), np.float64)
         finite = np.isfinite(values)
         if finite.all():
             return values, ""

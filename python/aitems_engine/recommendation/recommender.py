@@ -360,9 +360,11 @@ class Recommender:
         columns: dict[str, Any] = {}
         if "age_days" in needs:
             registered = self.items.registered_at[items]
-            now = np.repeat(np.array([one.request.timestamp or 0 for one in asked]), np.diff(pool.splits))
-            age = ((now - registered) / DAY_MS).astype(np.float32)
-            age[registered < 0] = np.nan
+            now = np.array([one.request.timestamp or 0 for one in asked])
+            age = ((now if len(now) == 1 else np.repeat(now, np.diff(pool.splits))) - registered) / DAY_MS
+            if registered.min(initial=0) < 0:
+                age[registered < 0] = np.nan
+            age = age.astype(np.float32)
             columns["age_days"] = age
         if "impressions" in needs and self.features is not None:
             columns["impressions"] = self.features.counts[items, 0]

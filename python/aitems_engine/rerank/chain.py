@@ -1,16 +1,17 @@
 """A declared chain of rules: from ranked candidates to a page, with what each rule cost.
 
-After each rule the page is filled again with all rules so far (csrc/rerank/page.cpp), so a later rule never breaks an
-earlier one, and the costs add up. Where the rules leave a position empty, the relaxable ones are given up for that
-position in the declared order, and the page says so.
+The page is filled with all rules at once (csrc/rerank/page.cpp), so a later rule never breaks an earlier one. What each
+cost is found when somebody asks, by filling it after each rule with those so far, so that the costs add up. Where the
+rules leave a position empty, the relaxable ones are given up for that position in the declared order, and the page says
+so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -154,26 +155,8 @@ class Chain:
         """
         flags: list[str] = []
         draft = self._draft(slate, context, flags)
+        took = [f"{name} took {draft.filtered}" for name, _ in self._applied(draft, flags) if draft.filtered]
         page = draft.page()
-        steps = [Step("", 0, page[0], page[4], page[5], "")]
-
-        def record(name: str, note: str | None) -> None:
-            nonlocal page
-            if note is not None:
-                page = draft.page()
-            steps.append(Step(name, draft.filtered, page[0], page[4], page[5], note or ""))
-            draft.filtered = 0
-
-        for name, unwanted in (("previous_page", context.previous_items), ("request", context.excluded_items)):
-            if unwanted is not None and len(unwanted):
-                record(name, draft.drop(np.isin(slate.items, unwanted)))
-        for name, rule, level in self.rules:
-            missing = self._missing(rule, slate)
-            if missing:
-                flags.append(f"{name} skipped: no {missing}")
-                record(name, None)
-            else:
-                record(name, rule.apply(draft, level))
         if page[7]:
             flags.append("freshness_infeasible")
         relaxed = {}
@@ -186,7 +169,7 @@ class Chain:
             flags += [f"relaxed {name}" for name in relaxed]
         short = None
         if len(page[0]) < context.k:
-            taken = ", ".join(f"{step.rule} took {step.filtered}" for step in steps if step.filtered)
+            taken = ", ".join(took)
             limits = ", ".join(name for name, rule, level in self.rules if rule.kind in ("cap", "spacing"))
             short = (
                 f"{len(page[0])} of {context.k}: {len(slate)} candidates"
@@ -195,7 +178,33 @@ class Chain:
                 + (f"; given up: {', '.join(relaxed)}" if relaxed else "")
             )
             flags.append("short")
-        return Reranked(page[0], page[2], page[3], tuple(steps), tuple(flags), relaxed, page[6], page[8], short)
+        again = partial(self._steps, slate, context)
+        return Reranked(page[0], page[2], page[3], again, tuple(flags), relaxed, page[6], page[8], short)
+
+    def _applied(self, draft: Draft, flags: list[str]) -> Iterator[tuple[str, str | None]]:
+        """Apply rule after rule; yield its name and its note, None where the page stays as it is."""
+        slate, context = draft.slate, draft.context
+        for name, unwanted in (("previous_page", context.previous_items), ("request", context.excluded_items)):
+            if unwanted is not None and len(unwanted):
+                yield name, draft.drop(np.isin(slate.items, unwanted))
+                draft.filtered = 0
+        for name, rule, level in self.rules:
+            missing = self._missing(rule, slate)
+            if missing:
+                flags.append(f"{name} skipped: no {missing}")
+            yield name, None if missing else rule.apply(draft, level)
+            draft.filtered = 0
+
+    def _steps(self, slate: Slate, context: RuleContext) -> tuple[Step, ...]:
+        """Return the pages that `run` would return with no rule, with the first one, and so on."""
+        draft = self._draft(slate, context, [])
+        page = draft.page()
+        steps = [Step("", 0, page[0], page[4], page[5], "")]
+        for name, note in self._applied(draft, []):
+            if note is not None:
+                page = draft.page()
+            steps.append(Step(name, draft.filtered, page[0], page[4], page[5], note or ""))
+        return tuple(steps)
 
     def dry_run(self, slate: Slate, context: RuleContext) -> str:
         """Return a table of what each rule does to this slate, for people who change a configuration."""

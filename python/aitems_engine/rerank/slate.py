@@ -6,7 +6,7 @@ one organic and one as an ad: a page shows it once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise, zip_longest
@@ -219,8 +219,6 @@ class Reranked:
         Whether the row was placed as an ad and must be labelled as one.
     propensities : float32 array, shape (m,)
         Probability of this row at this position given the rows before it; 1 where nothing was left to chance.
-    steps : tuple of Step
-        The page before any rule, then after each.
     flags : tuple of str
         For example "freshness_infeasible", "relaxed cap:mall", "dpp skipped: no vectors".
     relaxed : mapping of rule to int
@@ -235,12 +233,17 @@ class Reranked:
     order: Rows
     is_ad: Flags
     propensities: Floats
-    steps: tuple[Step, ...]
+    _again: Callable[[], tuple[Step, ...]] = field(repr=False)
     flags: tuple[str, ...]
     relaxed: Mapping[str, int]
     cold_share: float
     organic_loss: float
     short_reason: str | None
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The page before any rule, then after each; made when it is first asked for, of the same candidates."""
+        return self._again()
 
     @cached_property
     def ledger(self) -> list[LedgerEntry]:
