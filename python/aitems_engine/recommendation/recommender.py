@@ -394,7 +394,7 @@ class Recommender:
     ) -> Response:
         """Apply the rules to the candidates of one request, and say how its page came about."""
         request, own = one.request, pool.own(row)
-        slate = slate.part(own)
+        slate = slate.part(own) if len(slate) > own.stop - own.start else slate
         flags = [*one.flags, *(f"{stage.name}: {stage.outcome}" for stage in run.stages if stage.outcome != OK)]
         flags += [problem] if (problem := problems.get(row)) else []
         context = self._rule_context(one)
