@@ -15,13 +15,14 @@ struct Keyed {
   std::uint32_t value;
 };
 
-// Sorts by rising key; `spare` is scratch memory.
-inline void radix_sort(std::vector<Keyed>& rows, std::vector<Keyed>& spare) {
-  std::array<std::array<std::uint32_t, 256>, 8> counts{};
+// Sorts by rising key of so many bytes; `spare` is scratch memory.
+template <std::size_t kBytes = 8>
+void radix_sort(std::vector<Keyed>& rows, std::vector<Keyed>& spare) {
+  std::array<std::array<std::uint32_t, 256>, kBytes> counts{};
   for (const Keyed& row : rows)
-    for (std::size_t digit = 0; digit < 8; ++digit) ++counts[digit][row.key >> (8 * digit) & 255];
+    for (std::size_t digit = 0; digit < kBytes; ++digit) ++counts[digit][row.key >> (8 * digit) & 255];
   spare.resize(rows.size());
-  for (std::size_t digit = 0; digit < 8; ++digit) {
+  for (std::size_t digit = 0; digit < kBytes; ++digit) {
     std::array<std::uint32_t, 256>& places = counts[digit];
     if (rows.empty() || places[rows[0].key >> (8 * digit) & 255] == rows.size()) continue;
     std::uint32_t at = 0;

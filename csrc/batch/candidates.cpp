@@ -66,15 +66,21 @@ void fill_up(std::size_t from, Found out) {
   std::fill(out.scores + from, out.scores + out.width, kNothing);
 }
 
-// By falling score, the lower item first.
-Keyed keyed(float score, std::int32_t item, std::uint32_t number) {
-  return {std::uint64_t{falling_key(score)} << 32 | static_cast<std::uint32_t>(item), number};
+// Puts numbers of items, keyed by `falling_key`, in order: by falling score, the lower item first.
+void best_first(std::vector<Keyed>& order, std::vector<Keyed>& spare, const std::vector<std::int32_t>& items) {
+  radix_sort<4>(order, spare);
+  for (auto begin = order.begin(); begin != order.end();) {
+    const auto end = std::find_if(begin + 1, order.end(), [&](const Keyed& next) { return next.key != begin->key; });
+    if (end - begin > 1) std::sort(begin, end, [&](const Keyed& a, const Keyed& b) { return items[a.value] < items[b.value]; });
+    begin = end;
+  }
 }
 
 }  // namespace
 
 void contained(std::size_t rows, const Lists& lists, const Lists& histories, std::uint8_t* out) {
-  thread_local Numbering seen;
+  thread_local Numbering scratch;
+  Numbering& seen = scratch;  // looked up once
   for (std::size_t row = 0; row < rows; ++row) {
     read(seen, histories, row);
     for (std::int64_t i = lists.splits[row]; i < lists.splits[row + 1]; ++i) out[i] = seen.has(lists.items[i]);
@@ -82,7 +88,8 @@ void contained(std::size_t rows, const Lists& lists, const Lists& histories, std
 }
 
 void without_seen(std::size_t rows, const std::int32_t* items, const float* scores, std::size_t width, std::size_t stride, const Lists& histories, Found out) {
-  thread_local Numbering seen;
+  thread_local Numbering scratch;
+  Numbering& seen = scratch;  // looked up once
   for (std::size_t row = 0; row < rows; ++row, items += stride, scores += stride, out.items += out.width, out.scores += out.width) {
     if (histories.items) read(seen, histories, row);
     std::size_t kept = 0;
@@ -97,9 +104,12 @@ void without_seen(std::size_t rows, const std::int32_t* items, const float* scor
 
 void similar_items(std::size_t rows, const Lists& histories, const float* event_weights, const Neighbours& similar, bool exclude_seen,
                    const std::uint8_t* allowed, Found out) {
-  thread_local Numbering found, seen;
-  thread_local std::vector<double> sums;
-  thread_local std::vector<Keyed> order, spare;
+  thread_local struct {
+    Numbering found, seen;
+    std::vector<double> sums;
+    std::vector<Keyed> order, spare;
+  } scratch;
+  auto& [found, seen, sums, order, spare] = scratch;
   for (std::size_t row = 0; row < rows; ++row, out.items += out.width, out.scores += out.width) {
     const std::int64_t begin = histories.splits[row], end = histories.splits[row + 1];
     std::int64_t terms = 0;
@@ -119,9 +129,9 @@ void similar_items(std::size_t rows, const Lists& histories, const float* event_
       const std::int32_t item = found.items()[number];
       const auto score = static_cast<float>(sums[number]);
       if ((exclude_seen && seen.has(item)) || (allowed && !allowed[item]) || !(score > kNothing)) continue;
-      order.push_back(keyed(score, item, number));
+      order.push_back({falling_key(score), number});
     }
-    radix_sort(order, spare);
+    best_first(order, spare, found.items());
     const std::size_t kept = std::min(order.size(), out.width);
     for (std::size_t i = 0; i < kept; ++i) {
       out.items[i] = found.items()[order[i].value];
@@ -132,12 +142,15 @@ void similar_items(std::size_t rows, const Lists& histories, const float* event_
 }
 
 void merge(std::size_t rows, const Source* sources, std::size_t count, bool reciprocal, std::size_t budget, Merged out) {
-  thread_local Numbering found;
-  thread_local std::vector<double> fused;
-  thread_local std::vector<std::int32_t> ranks;
-  thread_local std::vector<float> scores;
-  thread_local std::vector<std::uint8_t> reserved;
-  thread_local std::vector<Keyed> order, spare;
+  thread_local struct {
+    Numbering found;
+    std::vector<double> fused;
+    std::vector<std::int32_t> ranks;
+    std::vector<float> scores;
+    std::vector<std::uint8_t> reserved;
+    std::vector<Keyed> order, spare;
+  } scratch;
+  auto& [found, fused, ranks, scores, reserved, order, spare] = scratch;
   std::size_t most = 0, written = 0;
   for (std::size_t s = 0; s < count; ++s) most += sources[s].width;
   out.splits[0] = 0;
@@ -165,8 +178,8 @@ void merge(std::size_t rows, const Source* sources, std::size_t count, bool reci
     }
     order.clear();
     for (std::uint32_t number = 0; number < found.items().size(); ++number)
-      order.push_back(keyed(static_cast<float>(fused[number]), found.items()[number], number));
-    radix_sort(order, spare);
+      order.push_back({falling_key(static_cast<float>(fused[number])), number});
+    best_first(order, spare, found.items());
     const auto spared = static_cast<std::size_t>(std::count(reserved.begin(), reserved.end(), 1));
     std::size_t others = budget - std::min(budget, spared);
     for (const Keyed& next : order) {

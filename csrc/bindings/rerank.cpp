@@ -135,6 +135,23 @@ void register_rerank(py::module_& module) {
       },
       py::arg("scores").noconvert());
   rerank.def(
+      "relevance",
+      [](const Array<double>& scores, const Array<std::int32_t>& rows) {
+        const auto n = static_cast<std::size_t>(rows.size()), size = static_cast<std::size_t>(scores.size());
+        check_rows(column(rows, n, "rows"), n, size, "rows");
+        return array_of<double>(relevance(column(scores, size, "scores"), rows.data(), n));
+      },
+      py::arg("scores").noconvert(), py::arg("rows").noconvert());
+  rerank.def(
+      "put_first",
+      [](const Array<std::int32_t>& rows, const Array<std::int32_t>& organic, std::size_t size) {
+        const auto n = static_cast<std::size_t>(organic.size()), first = static_cast<std::size_t>(rows.size());
+        check_rows(column(organic, n, "organic"), n, size, "organic");
+        check_rows(column(rows, first, "rows"), first, size, "rows");
+        return array_of<std::int32_t>(put_first(rows.data(), first, organic.data(), n, size));
+      },
+      py::arg("rows").noconvert(), py::arg("organic").noconvert(), py::arg("size"));
+  rerank.def(
       "chances_to_be_best",
       [](const Array<double>& means, const Array<double>& deviations) {
         const auto n = static_cast<std::size_t>(means.size());

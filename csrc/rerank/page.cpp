@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -322,7 +323,8 @@ Page fill_page(const PageInput& input) {
 }
 
 std::vector<std::int32_t> falling_order(const double* scores, std::size_t count) {
-  thread_local std::vector<Keyed> rows, spare;
+  thread_local std::vector<Keyed> scratch, spare;
+  std::vector<Keyed>& rows = scratch;
   rows.clear();
   for (std::size_t row = 0; row < count; ++row)
     if (std::isfinite(scores[row])) rows.push_back({falling_key(scores[row]), static_cast<std::uint32_t>(row)});
@@ -330,6 +332,26 @@ std::vector<std::int32_t> falling_order(const double* scores, std::size_t count)
   std::vector<std::int32_t> order(rows.size());
   std::transform(rows.begin(), rows.end(), order.begin(), [](const Keyed& row) { return static_cast<std::int32_t>(row.value); });
   return order;
+}
+
+std::vector<double> relevance(const double* scores, const std::int32_t* rows, std::size_t count) {
+  std::vector<double> out(count);
+  std::transform(rows, rows + count, out.begin(), [&](std::int32_t row) { return scores[row]; });
+  if (out.empty()) return out;
+  const auto [least, greatest] = std::minmax_element(out.begin(), out.end());
+  const double low = *least, span = *greatest - low;
+  for (double& score : out) score = span > 0 ? (score - low) / span : 0;
+  return out;
+}
+
+std::vector<std::int32_t> put_first(const std::int32_t* rows, std::size_t count, const std::int32_t* organic, std::size_t organic_count,
+                                    std::size_t size) {
+  std::vector<std::uint8_t> first(size, 0);
+  std::vector<std::int32_t> out(rows, rows + count);
+  out.reserve(count + organic_count);
+  for (std::int32_t row : out) first[static_cast<std::size_t>(row)] = 1;
+  std::copy_if(organic, organic + organic_count, std::back_inserter(out), [&](std::int32_t row) { return !first[static_cast<std::size_t>(row)]; });
+  return out;
 }
 
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count) {

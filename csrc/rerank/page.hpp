@@ -85,6 +85,13 @@ Page fill_page(const PageInput& input);
 // The rows with a finite score by falling score, equal ones by row.
 std::vector<std::int32_t> falling_order(const double* scores, std::size_t count);
 
+// The scores of rows, from 0 (the least of them) to 1 (the greatest).
+std::vector<double> relevance(const double* scores, const std::int32_t* rows, std::size_t count);
+
+// The rows, then the others of `organic` in their order; all below `size`.
+std::vector<std::int32_t> put_first(const std::int32_t* rows, std::size_t count, const std::int32_t* organic, std::size_t organic_count,
+                                    std::size_t size);
+
 // Probability of each to have the largest of independent normal values, by numerical integration over a common grid.
 std::vector<double> chances_to_be_best(const double* means, const double* deviations, std::size_t count);
 

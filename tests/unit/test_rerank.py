@@ -455,6 +455,24 @@ def test_falling_order_is_that_of_sorting() -> None:
             assert native.falling_order(scores).tolist() == wanted
 
 
+def test_relevance_and_putting_first() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 40):
+        scores, organic = rng.standard_normal(n), rng.permutation(n).astype(np.int32)
+        rows = organic[: rng.integers(1, n + 1)]
+        own = scores[rows]
+        span = own.max() - own.min()
+        wanted = (own - own.min()) / span if span else np.zeros(len(own))
+        assert native.relevance(scores, rows).tolist() == wanted.tolist()
+        first = rng.permutation(rows)[: len(rows) // 2]
+        others = [row for row in organic.tolist() if row not in first]
+        assert native.put_first(first, organic, n).tolist() == first.tolist() + others
+    assert native.relevance(np.ones(3), np.array([0, 2], np.int32)).tolist() == [0, 0]
+    for rows in ([3], [-1]):
+        with pytest.raises(InvalidInputError, match="rows from 0 to 3"):
+            native.put_first(np.array(rows, np.int32), np.zeros(1, np.int32), 3)
+
+
 def test_vectors_of_the_catalogue_are_those_of_the_rows() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((NUM_ITEMS, 12)).astype(np.float32)

@@ -87,15 +87,11 @@ class Draft:
 
     def put_first(self, rows: npt.NDArray[np.int32]) -> None:
         """Prefer these organic rows, in this order, to all others."""
-        others = np.ones(len(self.slate), np.bool_)
-        others[rows] = False
-        self.organic = np.concatenate([rows, self.organic[others[self.organic]]])
+        self.organic = native.put_first(rows, self.organic, len(self.slate))
 
     def relevance(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Return the scores of the rows, from 0 (the least of them) to 1 (the greatest)."""
-        scores = self.scores[rows]
-        low, high = scores.min(), scores.max()
-        return (scores - low) / (high - low) if high > low else np.zeros(len(rows))
+        return native.relevance(self.scores, rows)
 
     def limit(self, attribute: str, most: int, window: int, level: int, before: list[int] | None = None) -> None:
         """Allow at most `most` rows with one value in a window; `before`: codes of what stands before the page."""
