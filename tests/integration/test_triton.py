@@ -14,13 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from tests.integration.triton_kit import needs_triton, post, under_load, write_both
 from tests.tiny_bundle import SYLLABLES, write_tiny_bundle
-from tests.unit.test_recommender import requests, same
+from tests.unit.test_recommender import catalogue, requests, same
 
 from aitems_engine import Engine, Request
+from aitems_engine.bundle import Bundle
 from aitems_engine.errors import BundleError, ConfigError, InvalidInputError, ServingError
+from aitems_engine.ranking.batches import FeatureBatch
+from aitems_engine.ranking.ranker import open_ranker
 from aitems_engine.serving.client import Client
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
 from aitems_engine.serving.server import TritonServer
@@ -43,7 +47,7 @@ def engine(bundle: Path) -> Engine:
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
-    assert export_repository(bundle, repository) == ["category_match", "recommend"]
+    assert export_repository(bundle, repository) == ["category_match", "recommend", "ranker"]
     with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
         yield running
 
@@ -96,6 +100,37 @@ def test_tensors_of_recommend(client: Client) -> None:
     assert found["ITEM_ID"].shape == found["SCORE"].shape == (2, 5)
     assert found["ITEM_ID"][0, 3:].tolist() == [b"", b""]
     assert np.isneginf(found["SCORE"][0, 3:]).all()
+
+
+def test_ranker_equals_the_embedded_one(client: Client, bundle: Path) -> None:
+    features, ranker = open_ranker(Bundle.open(bundle).inside("ranker."), catalogue())
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, features.spec.cardinalities, (700, len(features.spec.cardinalities))).astype(np.int32)
+    dense = rng.normal(size=(700, features.spec.dense)).astype(np.float32)
+    found = client.infer("ranker", {"codes": codes, "dense": dense})["logits"]
+    np.testing.assert_allclose(found, ranker.logits(FeatureBatch(codes, dense)), atol=1e-4)
+    for name, array, value in (("codes", codes, -1), ("codes", codes, 10**6), ("dense", dense, np.nan)):
+        wrong = array[:1].copy()
+        wrong[0, 0] = value
+        with pytest.raises(InvalidInputError, match=f"{name}.* (must be from 0|must hold finite)"):
+            client.infer("ranker", {"codes": codes[:1], "dense": dense[:1], name: wrong})
+
+
+def test_configuration_for_a_gpu(bundle: Path, tmp_path: Path) -> None:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    export_repository(bundle, tmp_path / "models", target="onnxruntime-trt")
+    config = text_format.Parse((tmp_path / "models/ranker" / CONFIG).read_text(), model_config_pb2.ModelConfig())
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator[0]
+    inputs = {tensor.name: tensor.dims[0] for tensor in config.input}
+    assert (config.backend, accelerator.name) == ("onnxruntime", "tensorrt")
+    assert accelerator.parameters["trt_profile_max_shapes"] == ",".join(f"{n}:1024x{w}" for n, w in inputs.items())
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    # the graph is what the configuration says
+    session = onnxruntime.InferenceSession(tmp_path / "models/ranker/1/model.onnx")
+    assert {i.name: i.shape[1] for i in session.get_inputs()} == inputs
+    assert {o.name: o.shape[1] for o in session.get_outputs()} == {t.name: t.dims[0] for t in config.output}
 
 
 @pytest.mark.parametrize("top_k", [0, 1001, "many"])
@@ -204,13 +239,13 @@ def test_swaps_under_load(server: TritonServer, bundle: Path, tmp_path: Path) ->
         server.swap(bundle)
     assert set(found) == {"ok"}
     assert digests < seen
-    assert [versions_of(server.repository / model) for model in server.models] == [[8], [8]]
+    assert [versions_of(server.repository / model) for model in server.models] == [[8]] * 3
 
 
 def test_bundles_that_must_not_take_over(server: TritonServer, bundle: Path, engine: Engine, tmp_path: Path) -> None:
     present = versions_of(server.repository / "recommend")
     write_tiny_bundle(tmp_path / "half")
-    with pytest.raises(BundleError, match="the repository serves category_match, recommend"):
+    with pytest.raises(BundleError, match="the repository serves category_match, ranker, recommend"):
         server.swap(tmp_path / "half")
     write_both(tmp_path / "damaged", seed=8)
     weights = tmp_path / "damaged" / "model.safetensors"
@@ -264,10 +299,10 @@ def test_server_that_cannot_start_says_why(bundle: Path, tmp_path: Path) -> None
     export_repository(bundle, tmp_path / "models")
     config = tmp_path / "models" / "recommend" / CONFIG
     config.write_text(config.read_text().replace("TYPE_FP32", "TYPE_FP99"))
-    shared_memory = sorted(Path("/dev/shm").iterdir())
+    before = set(Path("/dev/shm").glob("aitems-*"))
     with pytest.raises(ServingError, match=r"recommend/config\.pbtxt"):
         TritonServer(tmp_path / "models", grpc_port=0).start()
-    assert sorted(Path("/dev/shm").iterdir()) == shared_memory
+    assert set(Path("/dev/shm").glob("aitems-*")) <= before
 
 
 def test_serve_command(tmp_path: Path) -> None:

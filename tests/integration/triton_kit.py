@@ -12,14 +12,18 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.tiny_bundle import tiny_parts
-from tests.unit.test_recommender import catalogue, histories, made
+from tests.unit.test_ranker import network
+from tests.unit.test_recommender import NOW, catalogue, histories, made
 
-from aitems_engine.bundle import write_bundle
+from aitems_engine.bundle import Bundle, write_bundle
+from aitems_engine.ranking import FeatureConfig, FeatureQuery, FeatureSet, ranker_parts
 
 MISSING = None
 if importlib.util.find_spec("tritonclient") is None:
@@ -34,7 +38,16 @@ needs_triton = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 def write_both(path: Path, *, seed: int = 3) -> str:
     """Write a bundle with a classifier of random weights and a recommender; return its digest."""
     items = catalogue()
-    parts = {**tiny_parts(seed=seed), **made(items, histories(items), None)}
+    known = histories(items)
+    query = FeatureQuery.of(
+        known, known.items, known.splits, np.full(len(known), NOW), {"placement": ["home"] * len(known)}
+    )
+    counts = np.ones((len(items), 3), np.int64)
+    features = FeatureSet.fit(
+        FeatureConfig.default(items), items, replace(query, counts=counts[query.candidates]), counts
+    )
+    write_bundle(path.with_suffix(".ranker"), ranker_parts(features, network(features)))
+    parts = {**tiny_parts(seed=seed), **made(items, known, Bundle.open(path.with_suffix(".ranker")))}
     return write_bundle(path, parts, config={"seed": seed})
 
 

@@ -75,7 +75,7 @@ class Ranker:
                 f"not a ranker for these features: its inputs are {inputs} and outputs {outputs}, "
                 f"the features have {wanted} columns, logits must have 1 or 2"
             )
-        self._inputs = list(inputs)
+        self.inputs, self.outputs = list(inputs), int(outputs["logits"])
 
     def logits(self, batch: FeatureBatch) -> FloatMatrix:
         """Return the logits, float32 array of shape (n, T)."""
@@ -85,7 +85,7 @@ class Ranker:
                 f"got {batch.codes.shape} and {batch.dense.shape}"
             )
         feeds = {"codes": batch.codes, "dense": batch.dense}
-        logits: FloatMatrix = self._session.run(["logits"], {name: feeds[name] for name in self._inputs})[0]
+        logits: FloatMatrix = self._session.run(["logits"], {name: feeds[name] for name in self.inputs})[0]
         return logits
 
     def predict(self, batch: FeatureBatch) -> Predictions:

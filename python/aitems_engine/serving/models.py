@@ -25,6 +25,7 @@ from aitems_engine.errors import AitemsError, InvalidInputError, ModelMismatchEr
 
 if TYPE_CHECKING:
     from aitems_engine.category.classifier import CategoryClassifier
+    from aitems_engine.ranking.ranker import Ranker
     from aitems_engine.recommendation import Recommender
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -53,6 +54,10 @@ class ServedModel(ABC):
     @abstractmethod
     def open(self, bundle: Path, settings: Mapping[str, str]) -> None:
         """Open what the model needs of a bundle; `settings` are the parameters of its configuration."""
+
+    def widths(self) -> dict[str, int]:
+        """Return the widths of tensors that depend on the bundle."""
+        return {}
 
     @abstractmethod
     def answer(self, calls: Sequence[Call]) -> list[Tensors | AitemsError]:
@@ -231,7 +236,61 @@ class Recommend(ServedModel):
         return answers
 
 
-MODELS: tuple[type[ServedModel], ...] = (CategoryMatch, Recommend)
+class Ranking(ServedModel):
+    """codes, dense -> logits: the network of the ranker alone, the same as `Ranker.logits`."""
+
+    name = "ranker"
+    outputs = frozenset({"logits"})
+    ranker: Ranker
+
+    def open(self, bundle: Path, settings: Mapping[str, str]) -> None:
+        """Open the ranker of a bundle."""
+        from aitems_engine.recommendation.loading import load_recommender
+
+        ranker = Bundle.open_as(bundle, load_recommender).ranker
+        if ranker is None:
+            raise InvalidInputError(f"bundle '{bundle}' has no ranker")
+        self.ranker = ranker
+
+    def widths(self) -> dict[str, int]:
+        """Return the numbers of columns."""
+        fields = self.ranker.fields
+        return {"codes": len(fields.cardinalities), "dense": fields.dense, "logits": self.ranker.outputs}
+
+    def answer(self, calls: Sequence[Call]) -> list[Tensors | AitemsError]:
+        """Run the rows of all calls at once."""
+        from aitems_engine.ranking.batches import FeatureBatch
+
+        answers: list[Tensors | AitemsError] = [_NOT_ANSWERED] * len(calls)
+        good: list[int] = []
+        for i, call in enumerate(calls):
+            try:
+                self._check(call.inputs)
+                good.append(i)
+            except InvalidInputError as error:
+                answers[i] = error
+        if good:
+            columns = (np.concatenate([calls[i].inputs[name] for i in good]) for name in ("codes", "dense"))
+            logits = self.ranker.logits(FeatureBatch(*map(np.ascontiguousarray, columns)))
+            ends = np.cumsum([len(calls[i].inputs["codes"]) for i in good])
+            for i, own in zip(good, np.split(logits, ends[:-1]), strict=True):
+                answers[i] = {"logits": own}
+        return answers
+
+    def _check(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Refuse what the network would fail on for all rows of the batch."""
+        codes, dense = inputs["codes"], inputs["dense"]
+        beyond = np.argwhere((codes < 0) | (codes >= np.array(self.ranker.fields.cardinalities, np.int32)))
+        if len(beyond):
+            row, column = beyond[0].tolist()
+            raise InvalidInputError(
+                f"codes[{row}, {column}] must be from 0 to {self.ranker.fields.cardinalities[column] - 1}, "
+                f"got {codes[row, column]}"
+            )
+        if not np.isfinite(dense).all():
+            raise InvalidInputError("dense must hold finite numbers only")
+
+
 _NOT_ANSWERED = AitemsError("not answered")
 
 

@@ -28,11 +28,14 @@ import numpy.typing as npt
 from aitems_engine.bundle import Bundle
 from aitems_engine.engine import CLASSIFIER, RECOMMENDER
 from aitems_engine.errors import AitemsError, BundleError, ConfigError, require_extra
+from aitems_engine.ranking.ranker import HEAD, MODEL
+from aitems_engine.recommendation.loading import RANKER
 from aitems_engine.serving.models import (
     BUNDLE,
     RECORDED,
     Call,
     CategoryMatch,
+    Ranking,
     Recommend,
     Recorded,
     ServedModel,
@@ -41,7 +44,7 @@ from aitems_engine.serving.models import (
 )
 
 CONFIG, SHELL, WARMUP = "config.pbtxt", "model.py", "warmup"
-TARGETS = ("cpu",)
+TARGETS = ("cpu", "onnxruntime-trt")
 RECORDED_TITLES, RECORDED_USERS = 16, 3
 
 
@@ -60,9 +63,11 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
         What it holds decides which models there are.
     out : path
         A directory that does not exist yet or is empty.
-    target : "cpu"
+    target : "cpu" or "onnxruntime-trt"
+        For the latter the ranker's network runs on the GPU, in ONNX Runtime with TensorRT; the other models, which are
+        more than a network, run as they do on a CPU.
     instances : int >= 1
-        Processes a model.
+        Processes a model; for a model on a GPU its instances there.
 
     Raises
     ------
@@ -86,9 +91,9 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
     for model in models:
         folder = out / model.name
         folder.mkdir()
-        settings = _write_config(folder, model, instances)
-        recorded = _write_version(folder, 1, Path(bundle), model, settings)
-        _write_warmup(folder, recorded)
+        config = _read_config(templates() / model.name / CONFIG)
+        recorded = _write_version(folder, 1, Path(bundle), model, config, on_gpu=_on_gpu(model, target))
+        _write_config(folder, config, recorded[0].inputs, instances, on_gpu=_on_gpu(model, target))
     return [model.name for model in models]
 
 
@@ -109,7 +114,8 @@ def add_version(repository: Path, bundle: Path) -> dict[str, int]:
         for name, model in models.items():
             folder = repository / name
             version = max(versions_of(folder)) + 1
-            _write_version(folder, version, bundle, model, _settings(_read_config(folder / CONFIG)))
+            config = _read_config(folder / CONFIG)
+            _write_version(folder, version, bundle, model, config, on_gpu=config.backend != "python")
             added[name] = version
     except BaseException:
         for name, version in added.items():
@@ -135,23 +141,59 @@ def models_of(bundle: str | Path) -> Iterator[ServedModel]:
         yield CategoryMatch()
     if RECOMMENDER in parts:
         yield Recommend()
+    if RANKER + HEAD in parts:
+        yield Ranking()
 
 
-def _write_config(folder: Path, model: ServedModel, instances: int) -> dict[str, str]:
+def _on_gpu(model: ServedModel, target: str) -> bool:
+    return target != "cpu" and isinstance(model, Ranking)
+
+
+def _write_config(folder: Path, config: Any, warmup: Tensors, instances: int, *, on_gpu: bool) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as triton
 
-    config = _read_config(templates() / model.name / CONFIG)
-    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=instances)
-    warmup = config.model_warmup.add(name="recorded", batch_size=1)
+    kind = triton.ModelInstanceGroup.KIND_GPU if on_gpu else triton.ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(kind=kind, count=instances)
+    if on_gpu:
+        _use_tensorrt(folder, config)
+    (folder / WARMUP).mkdir()
+    sample = config.model_warmup.add(name="recorded", batch_size=1)
     for tensor in config.input:
-        if tensor.optional:
-            continue
-        entry = warmup.inputs[tensor.name]
-        entry.data_type, entry.input_data_file = tensor.data_type, tensor.name
-        entry.dims.extend(tensor.dims)
+        if tensor.name in warmup:
+            entry = sample.inputs[tensor.name]
+            entry.data_type, entry.input_data_file = tensor.data_type, tensor.name
+            entry.dims.extend(tensor.dims)
+            (folder / WARMUP / tensor.name).write_bytes(_raw(warmup[tensor.name][:1]))
     (folder / CONFIG).write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
-    return _settings(config)
+
+
+def _use_tensorrt(folder: Path, config: Any) -> None:
+    """Run a network in ONNX Runtime with TensorRT: half precision, engines built once and kept beside the model."""
+    config.backend = "onnxruntime"
+    cache = folder.absolute() / "cache"
+    cache.mkdir()
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    settings = {
+        "precision_mode": "FP16",
+        "max_workspace_size_bytes": str(1 << 30),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+    }
+    for bound, rows in (("min", 1), ("opt", 256), ("max", config.max_batch_size)):
+        shapes = [f"{t.name}:{'x'.join(map(str, (rows, *t.dims)))}" for t in config.input]
+        settings[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
+    for name, value in settings.items():
+        accelerator.parameters[name] = value
+
+
+def _raw(tensor: npt.NDArray[Any]) -> bytes:
+    """Return a tensor as the server reads it from a file."""
+    if tensor.dtype.kind != "O":
+        return tensor.tobytes()
+    return b"".join(struct.pack("<I", len(value)) + value for value in tensor.ravel().tolist())
 
 
 def _read_config(path: Path) -> Any:
@@ -164,19 +206,31 @@ def _read_config(path: Path) -> Any:
         raise ConfigError(f"{path} is no configuration of a Triton model: {error}") from None
 
 
-def _settings(config: Any) -> dict[str, str]:
-    return {name: value.string_value for name, value in config.parameters.items()}
-
-
 def _write_version(
-    folder: Path, version: int, bundle: Path, model: ServedModel, settings: dict[str, str]
+    folder: Path, version: int, bundle: Path, model: ServedModel, config: Any, *, on_gpu: bool
 ) -> list[Recorded]:
+    """Write a version with the answers that it gives here, and the bundle's widths into an open configuration."""
     building = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=folder.parent))
     try:
         building.chmod(0o755)
-        shutil.copy(templates() / model.name / "1" / SHELL, building / SHELL)
         _link(bundle, building / BUNDLE)
-        model.open(building / BUNDLE, settings)
+        model.open(building / BUNDLE, {name: value.string_value for name, value in config.parameters.items()})
+        for tensor in (*config.input, *config.output):
+            width = model.widths().get(tensor.name, tensor.dims[0])
+            if tensor.dims[0] not in (-1, width):
+                raise BundleError(
+                    f"bundle '{bundle}': {model.name} has {width} columns in {tensor.name}, the one that is served "
+                    f"{tensor.dims[0]}; write a new repository"
+                )
+            tensor.dims[0] = width
+        if isinstance(model, Ranking) and on_gpu:
+            # the server wants exactly the inputs that the graph has
+            for tensor in [t for t in config.input if t.name not in model.ranker.inputs]:
+                config.input.remove(tensor)
+            (building / BUNDLE / (RANKER + MODEL)).rename(building / "model.onnx")
+            shutil.rmtree(building / BUNDLE)
+        else:
+            shutil.copy(templates() / model.name / "1" / SHELL, building / SHELL)
         recorded = [_recorded(model, inputs) for inputs in _requests(model)]
         write_recorded(building / RECORDED, recorded)
         building.rename(folder / str(version))
@@ -213,16 +267,14 @@ def _requests(model: ServedModel) -> Sequence[Tensors]:
         malls = [path.rpartition(" > ")[0] for path in paths]
         both = {"TITLE": _column(titles), "MALL_CATEGORY": _column(malls)}
         return [{"TITLE": _column(titles[:1])}, both]
+    if isinstance(model, Ranking):
+        # nothing known, and the last of everything
+        last = np.array(model.ranker.fields.cardinalities, np.int32) - 1
+        dense = np.zeros((2, model.ranker.fields.dense), np.float32)
+        return [{"codes": np.stack([0 * last, last]), "dense": dense}]
     assert isinstance(model, Recommend)
     return [{"REQUEST": _column([text])} for text in model.example_requests(RECORDED_USERS)]
 
 
 def _column(texts: Sequence[str]) -> npt.NDArray[Any]:
     return np.array([[text.encode()] for text in texts], object)
-
-
-def _write_warmup(folder: Path, recorded: Sequence[Recorded]) -> None:
-    (folder / WARMUP).mkdir()
-    for name, tensor in recorded[0].inputs.items():
-        data = b"".join(struct.pack("<I", len(value)) + value for value in tensor.ravel().tolist())
-        (folder / WARMUP / name).write_bytes(data)
