@@ -22,6 +22,7 @@ from tests.unit.test_recommender import catalogue, requests, same
 
 from aitems_engine import Engine, Request
 from aitems_engine.bundle import Bundle
+from aitems_engine.cli import main
 from aitems_engine.errors import BundleError, ConfigError, InvalidInputError, ServingError
 from aitems_engine.ranking.batches import FeatureBatch
 from aitems_engine.ranking.ranker import open_ranker
@@ -131,6 +132,31 @@ def test_configuration_for_a_gpu(bundle: Path, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "models/ranker/1/model.onnx")
     assert {i.name: i.shape[1] for i in session.get_inputs()} == inputs
     assert {o.name: o.shape[1] for o in session.get_outputs()} == {t.name: t.dims[0] for t in config.output}
+
+
+def test_stream_through_the_server(server: TritonServer, engine: Engine) -> None:
+    pytest.importorskip("confluent_kafka")
+    from tests.stream_kit.kafka_io import product, read_all, write
+
+    from aitems_engine.streaming.embedded_broker import CLIENT_SETTINGS, EmbeddedBroker
+
+    texts = [title for title in recorded_titles(300)[:-5] if isinstance(title, str) and title.strip()]
+    products = [product(number, title) for number, title in enumerate(texts)]
+    with EmbeddedBroker({"products": 2, "categories": 2, "products.dlq": 2}) as broker:
+        write(broker.bootstrap, "products", products)
+        words = ["stream", "classify", "--triton", server.address, "--bootstrap", broker.bootstrap, "--group", "g"]
+        words += ["--input-topic", "products", "--output-topic", "categories", "--exit-when-idle-s", "1", "--quiet"]
+        words += [part for name, value in CLIENT_SETTINGS.items() for part in ("--kafka", f"consumer.{name}={value}")]
+        assert main(words) == 0
+        found = {r["product_id"]: r for r in (json.loads(m.value()) for m in read_all(broker.bootstrap, "categories"))}
+    titles = {p["product_id"]: p["title"] for p in map(json.loads, products)}
+    wanted = engine.classify([titles[i] for i in found], ["가전 > 소형"] * len(found))
+    assert len(found) > 250
+    for record, right in zip(found.values(), wanted.records(list(found)), strict=True):
+        assert [c["leaf_id"] for c in record["categories"]] == [c["leaf_id"] for c in right["categories"]]
+        for ours, theirs in zip(record["categories"], right["categories"], strict=True):
+            assert abs(ours["probability"] - theirs["probability"]) <= 1e-4
+        assert (record["abstained"], record["bundle"]) == (right["abstained"], right["bundle"])
 
 
 @pytest.mark.parametrize("top_k", [0, 1001, "many"])

@@ -26,7 +26,9 @@ EXAMPLES = """  aitems stream classify --bundle bundle --bootstrap 127.0.0.1:190
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--bundle", required=True, help="directory of the trained bundle")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", help="directory of the trained bundle")
+    source.add_argument("--triton", metavar="HOST:PORT", help="gRPC address of `aitems serve`, in place of a bundle")
     add("--bootstrap", required=True, metavar="HOST:PORT", help="Kafka addresses, separated by commas")
     add("--input-topic", required=True, help="topic with products as JSON")
     add("--output-topic", required=True, help="topic for the category records")
@@ -75,6 +77,7 @@ def kafka_settings(pairs: list[str], path: Path | None) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     from aitems_engine import Engine
+    from aitems_engine.streaming.batches import Classifier
     from aitems_engine.streaming.config import StreamConfig
     from aitems_engine.streaming.worker import ClassifyWorker, TransactionHangError
 
@@ -102,7 +105,14 @@ def run(args: argparse.Namespace) -> int:
         startup_timeout_s=args.startup_timeout_s,
         kafka=kafka_settings(args.kafka, args.kafka_file),
     )
-    worker = ClassifyWorker(Engine.open(args.bundle, execution=args.execution, mode=args.mode), config)
+    engine: Classifier
+    if args.triton:
+        from aitems_engine.serving.client import Client
+
+        engine = Client(args.triton)
+    else:
+        engine = Engine.open(args.bundle, execution=args.execution, mode=args.mode)
+    worker = ClassifyWorker(engine, config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     try:

@@ -75,8 +75,9 @@ class Client:
         mall_categories: Sequence[str | bytes | None] | None = None,
         *,
         top_k: int = 5,
+        threads: int = 1,
     ) -> Classification:
-        """Return the categories of each product; see `Engine.classify`.
+        """Return the categories of each product; see `Engine.classify`. Not used: `threads`, the server has its own.
 
         Raises
         ------

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,7 +66,7 @@ class Installation:
             yield [str(self.binary)], environment
             return
         _refuse_numpy_2()
-        libraries = [self.wheel.parents[1] / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR") or "/usr/lib"]
+        libraries = [self.wheel.parents[1] / "nvidia_pytriton.libs", _folder_of_libpython()]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(
             [*map(str, libraries), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
         )
@@ -86,6 +87,17 @@ class Installation:
             there = ", ".join(sorted(p.name for p in stubs.iterdir()))
             raise ServingError(f"nvidia-pytriton has no Python backend for Python {version}; it has {there}")
         return stub
+
+
+def _folder_of_libpython() -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = str(sysconfig.get_config_var("LIBDIR"))
+    if not Path(folder, f"libpython{version}.so.1.0").exists() and not find_library(f"python{version}"):
+        raise ServingError(
+            f"the server's Python processes need libpython{version}.so.1.0, which is neither in {folder} nor among the "
+            f"system's libraries; install it (Debian: apt install libpython{version}) or take a Python from uv"
+        )
+    return folder
 
 
 def _refuse_numpy_2() -> None:
