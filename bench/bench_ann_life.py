@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(3600)
 DIM, K, TUNED = 64, 10, 400
 CHURNED, STEP = 100_000, 2_000  # items; of them deleted, and as many added, at a time
 READS = 20  # calls between two steps, of 16 queries each
-SIZES = (10_000, 100_000, 1_000_000)
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
 
 @pytest.mark.parametrize("kind", ["ivf", "graph"])
