@@ -316,7 +316,6 @@ def test_hostile_histories() -> None:
     assert np.isfinite(alone.retriever.vectors).all()
 
 
-@pytest.mark.native
 def test_towers_with_the_index_of_another_training_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retriever_files, "INDEXED_FROM", 20)
     x = shop()
