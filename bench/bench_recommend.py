@@ -134,7 +134,7 @@ def requests(start: int, count: int) -> list[Request]:
 
 
 def test_latency(folder: Path, monkeypatch: pytest.MonkeyPatch, publish: Callable[[str, str], None]) -> None:
-    engine = Engine.open(folder, verify=False)
+    engine = Engine.open(folder)
     for request in requests(0, 20):
         engine.recommend(request)
     monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=time.thread_time))
@@ -194,14 +194,14 @@ def serve(engine: Engine, start: int, batch: int) -> int:
 
 def serve_in_process(folder: Path, start: int, batch: int) -> tuple[int, float, float]:
     """Do the same in a process of its own: how many, from when, until when."""
-    engine = Engine.open(folder, verify=False)
+    engine = Engine.open(folder)
     engine.recommend_many(requests(0, 20))
     begin = time.time()
     return serve(engine, start, batch), begin, time.time()
 
 
 def test_two_cores(folder: Path, publish: Callable[[str, str], None]) -> None:
-    engine = Engine.open(folder, verify=False)
+    engine = Engine.open(folder)
     engine.recommend_many(requests(0, 20))
     lines = ["| | one at a time | batches of 50 |", "|---|---|---|"]
     rates: dict[str, list[str]] = {"one thread": [], "two threads": [], "two processes": []}

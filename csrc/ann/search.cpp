@@ -28,11 +28,9 @@ struct Call {
   const std::uint16_t* live;        // of the segment's blocks
   const std::uint16_t* delta_live;  // of the delta's
   std::size_t items, delta_items;   // that may be returned
-  std::vector<std::uint32_t> subset;  // rows to score, when the plan is an exact subset
+  std::vector<std::uint32_t> subset;  // rows to score, when the way is an exact subset
   const Opening& opening;
-  Effort effort;
-  bool signs = false;  // scan the signs of the lists
-  int beam = 0;        // above 0: walk on the graph
+  Way way;
 };
 
 struct Scratch {
@@ -146,7 +144,7 @@ void probe(const Call& call, std::size_t count, Scratch& scratch) {
   const Segment& s = call.segment;
   const AnnBlocks blocks = blocks_of(s.centroids, s.code_dim(), call.opening.lists.data());
   const std::size_t num_blocks = call.opening.lists.size();
-  const int probes = std::min(call.effort.probes, call.opening.num_lists);
+  const int probes = std::min(call.way.effort.probes, call.opening.num_lists);
   if (scratch.probed_scores.size() < count) {
     scratch.probed.resize(count);
     scratch.probed_scores.resize(count);
@@ -285,9 +283,9 @@ void scan_lists(const Call& call, std::size_t count, Scratch& scratch) {
   const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
   const int step = static_cast<int>(step_blocks(s)) * kBlockRows;
   probe(call, count, scratch);
-  scratch.candidates.start(*call.simd, count, call.effort.shortlist, step);
+  scratch.candidates.start(*call.simd, count, call.way.effort.shortlist, step);
   for (std::size_t q = 0; q < count; ++q) point_at(scratch, q, s.code_dim(), scratch.candidates[q]);
-  const bool pays = count >= 8 && count * static_cast<std::size_t>(call.effort.probes) >= 2 * static_cast<std::size_t>(s.lists);
+  const bool pays = count >= 8 && count * static_cast<std::size_t>(call.way.effort.probes) >= 2 * static_cast<std::size_t>(s.lists);
   if (call.options.form == Form::kGrouped || (call.options.form == Form::kAuto && pays)) {
     scan_grouped(call, blocks, count, scratch);
   } else {
@@ -314,7 +312,7 @@ void scan_signs(const Call& call, std::size_t count, Scratch& scratch) {
   const std::size_t wanted = std::min(static_cast<std::size_t>(call.options.k), call.items);
   const auto id_of = [&](std::uint32_t row) { return s.ids[row]; };
   probe(call, count, scratch);
-  scratch.candidates.start(*call.simd, count, call.effort.shortlist, static_cast<int>(std::max(kSignBlocks, step_blocks(s))) * kBlockRows);
+  scratch.candidates.start(*call.simd, count, call.way.effort.shortlist, static_cast<int>(std::max(kSignBlocks, step_blocks(s))) * kBlockRows);
   for (std::size_t q = 0; q < count; ++q) {
     AnnQuery& found = scratch.candidates[q];
     AnnSignQuery query;
@@ -345,7 +343,7 @@ void walk_graph(const Call& call, std::size_t count, Scratch& scratch) {
   const Entered entered(*call.simd);
   const AnnBlocks blocks = blocks_of(s.codes, s.code_dim(), call.live);
   probe(call, count, scratch);
-  scratch.candidates.start(*call.simd, count, call.effort.shortlist, static_cast<int>(step_blocks(s)) * kBlockRows);
+  scratch.candidates.start(*call.simd, count, call.way.effort.shortlist, static_cast<int>(step_blocks(s)) * kBlockRows);
   scratch.walk_codes.assign(static_cast<std::size_t>(graph_code_stride(s.dim)), 0);
   for (std::size_t q = 0; q < count; ++q) {
     AnnQuery& found = scratch.candidates[q];
@@ -353,8 +351,8 @@ void walk_graph(const Call& call, std::size_t count, Scratch& scratch) {
     std::copy_n(found.codes, s.code_dim(), scratch.walk_codes.data());
     AnnQuery query = found;
     query.codes = scratch.walk_codes.data();
-    scratch.walk.run(s, *kernels(call.options.isa).ann_graph, query, scratch.probed[q], call.beam);
-    for (std::size_t i = 0; i < scratch.walk.size() && found.count < call.effort.shortlist; ++i) {
+    scratch.walk.run(s, *kernels(call.options.isa).ann_graph, query, scratch.probed[q], call.way.beam);
+    for (std::size_t i = 0; i < scratch.walk.size() && found.count < call.way.effort.shortlist; ++i) {
       const std::uint32_t row = scratch.walk.row(i);
       if (call.live[row / kBlockRows] >> row % kBlockRows & 1) found.rows[found.count++] = row;
     }
@@ -418,17 +416,17 @@ bool rank_few(std::vector<Hit>& hits) {
   return true;
 }
 
-void search_tile(const Call& call, const float* queries, std::size_t count, bool exact, std::int64_t* ids, float* scores) {
+void search_tile(const Call& call, const float* queries, std::size_t count, std::int64_t* ids, float* scores) {
   Scratch& scratch = thread_scratch();
   if (scratch.hits.size() < count) scratch.hits.resize(count);
   for (std::size_t q = 0; q < count; ++q) scratch.hits[q].clear();
   load_queries(call, queries, count, scratch);
   if (call.items > 0) {
-    if (exact) {
+    if (call.way.exact) {
       scan_exact(call, count, scratch);
-    } else if (call.beam > 0) {
+    } else if (call.way.beam > 0) {
       walk_graph(call, count, scratch);
-    } else if (call.signs) {
+    } else if (call.way.signs) {
       scan_signs(call, count, scratch);
     } else {
       scan_lists(call, count, scratch);
@@ -447,83 +445,13 @@ void search_tile(const Call& call, const float* queries, std::size_t count, bool
   }
 }
 
-// --- plan ---------------------------------------------------------------------------------------------------------------------
-
-// Rough costs in ns on one core; only their ratios matter. A row scored exactly is a random read and a float product; a row of
-// codes is part of a stream, and cheaper still where many queries share it.
-double cost_of_subset(const Segment& s, std::size_t rows) { return static_cast<double>(rows) * (2 + .035 * s.dim); }
-constexpr double kExactPreferred = 1.25;  // the costs are rough, and the exact answer is worth something
-constexpr double kRow = .012, kGroupedRow = .004, kSignRow = .005;  // a dimension of a row
-double cost_of_lists(const Segment& s, const Effort& effort, const Opening& opening, double row, double centroid) {
-  const double share = std::min(1.0, static_cast<double>(effort.probes) / std::max(1, opening.num_lists));
-  return s.dim * (row * static_cast<double>(opening.rows) * share + centroid * s.lists) + effort.shortlist * (10 + .05 * s.dim);
-}
-
-// How many lists to look into and how many candidates to score, by what was measured.
-Effort plan_lists(const Call& call, const std::vector<Effort>& efforts, bool masked) {
-  const Segment& s = call.segment;
-  const std::size_t wanted = std::min(static_cast<std::size_t>(call.options.k), call.items);
-  // Only some of the probed rows may be returned: probe as for that many more results.
-  const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
-  Effort effort = effort_for(efforts, thinned, s.lists);
-  if (masked) {  // the next measured row above: between two rows recall could dip
-    const auto above = std::find_if(efforts.begin(), efforts.end(), [&](const Effort& e) { return e.k >= thinned; });
-    if (above != efforts.end()) effort.probes = above->probes;
-  }
-  // A filter that follows the lists (a category, say) also lets in queries that come from elsewhere, for which the order of the
-  // lists says little: look into all that are open. They are few, or the filter is wide.
-  constexpr double kFollowsLists = 1.3;
-  const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
-  if (masked && call.opening.concentration > kFollowsLists * share) effort.probes = std::max(1, call.opening.num_lists);
-  if (call.options.probes > 0) effort.probes = std::min(call.options.probes, s.lists);
-  const Effort unthinned = effort_for(efforts, static_cast<double>(wanted), s.lists);
-  effort.shortlist = std::max(call.options.shortlist > 0 ? call.options.shortlist : unthinned.shortlist, static_cast<int>(wanted));
-  effort.shortlist = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(effort.shortlist), call.items));
-  return effort;
-}
-
-// What a walk is worth beside the scan of a list: a row apart costs as much as so many rows in a stream. About half of a beam's
-// out-neighbours are new.
-double cost_of_walk(const Segment& s, int beam) {
-  constexpr double kApart = 11, kNew = .5;
-  return kRow * s.dim * (kApart * (kNew * beam * s.graph.degree + kWalkLists * kBlockRows) + s.lists);
-}
-constexpr std::size_t kAloneQueries = 32;  // more in one call share the rows of lists
-constexpr double kWalkLive = .5;          // rows that may be returned; where there are fewer, walks pass by too many others
-
-// A walk's shortlist, and its beam as `probes`: 0 if that is not how to search.
-Effort plan_walk(const Call& call, const SearchPlan& plan, bool masked, double cost) {
-  const Segment& s = call.segment;
-  const SearchOptions& options = call.options;
-  const bool asked = options.form == Form::kGraph;
-  if (s.graph.empty() || (!asked && (options.form != Form::kAuto || options.probes > 0))) return {};
-  const std::size_t wanted = std::min(static_cast<std::size_t>(options.k), call.items);
-  const double thinned = static_cast<double>(wanted) * static_cast<double>(s.items) / static_cast<double>(call.items);
-  const std::vector<Effort>& efforts = masked ? plan.walk_filtered : plan.walk;
-  const bool measured = !efforts.empty() && thinned <= efforts.back().k;
-  Effort effort = effort_for(measured ? efforts : std::vector<Effort>{}, thinned, static_cast<int>(s.items));
-  if (!measured) effort.probes = std::max(64, 4 * effort.k);
-  if (options.shortlist > 0) effort.shortlist = options.shortlist;
-  if (options.beam > 0) effort.probes = options.beam;
-  effort.shortlist = static_cast<int>(std::min<std::size_t>(std::max<std::size_t>(static_cast<std::size_t>(effort.shortlist), wanted), call.items));
-  effort.probes = std::max(effort.probes, effort.shortlist);
-  if (asked || options.beam > 0) return effort;
-  // Where a filter follows the lists, all that is near to a query may be shut out, and a walk would not come to the rest.
-  constexpr double kFollowsLists = 1.1;
-  const double share = static_cast<double>(call.items) / static_cast<double>(s.rows);
-  const bool spread = !masked || call.opening.concentration <= kFollowsLists * share;
-  const bool pays = measured && spread && static_cast<double>(call.items) >= kWalkLive * static_cast<double>(s.items) &&
-                    cost_of_walk(s, effort.probes) < cost;
-  return pays ? effort : Effort{};
-}
-
 // Code products of one tile of queries from which on AMX pays: its unit sleeps, and waking it took longer than fewer products do.
 constexpr double kTileProducts = 8e7;
 
 Isa level_for(const Call& call, std::size_t queries) {
   const Segment& s = call.segment;
   if (call.options.isa != Isa::kAmx || s.lists == 0) return call.options.isa;
-  const double rows = static_cast<double>(s.rows) * (call.beam > 0 || call.signs ? 0 : call.effort.probes) / s.lists + s.lists;
+  const double rows = static_cast<double>(s.rows) * (call.way.beam > 0 || call.way.signs ? 0 : call.way.effort.probes) / s.lists + s.lists;
   return static_cast<double>(queries) * rows * s.dim < kTileProducts ? Isa::kV4 : Isa::kAmx;
 }
 
@@ -537,91 +465,34 @@ std::vector<std::uint32_t> rows_of(const LiveMask& mask) {
 
 }  // namespace
 
-Effort effort_for(const std::vector<Effort>& efforts, double k, int lists) {
-  const int wanted = static_cast<int>(std::min(1e9, std::ceil(k)));
-  Effort effort{wanted, lists, std::max(2 * wanted, 32)};
-  if (!efforts.empty()) {
-    const auto above = std::find_if(efforts.begin(), efforts.end(), [&](const Effort& e) { return e.k >= k; });
-    if (above == efforts.begin()) {
-      effort.probes = above->probes;
-      effort.shortlist = above->shortlist;
-    } else if (above == efforts.end()) {
-      const double factor = k / efforts.back().k;  // nothing was measured here: every list
-      effort.shortlist = static_cast<int>(std::min(1e9, std::ceil(efforts.back().shortlist * factor)));
-    } else {
-      const Effort& low = *(above - 1);
-      const double t = std::log(k / low.k) / std::log(static_cast<double>(above->k) / low.k);
-      const auto between = [t](int a, int b) {  // geometric: both grow roughly with a power of k
-        return static_cast<int>(std::ceil(std::exp(std::log(static_cast<double>(a)) * (1 - t) + std::log(static_cast<double>(b)) * t) - 1e-9));
-      };
-      effort.probes = between(low.probes, above->probes);
-      effort.shortlist = between(low.shortlist, above->shortlist);
-    }
-  }
-  effort.probes = std::clamp(effort.probes, 1, std::max(1, lists));
-  effort.shortlist = std::max(effort.shortlist, wanted);
-  return effort;
-}
-
 const char* search(const Snapshot& snapshot, const SearchPlan& plan, const float* queries, std::size_t count, const SearchOptions& options,
                    const RowMask* mask, std::int64_t* ids, float* scores) {
   const Segment& s = *snapshot.segment;
+  const std::size_t items = mask ? mask->base_items : snapshot.live_items;
+  const Opening& opening = mask ? mask->opening : *snapshot.opening;
   Call call{snapshot,
             s,
             kernels(options.isa).ann,
             options,
             mask ? mask->base.data() : snapshot.live->data(),
             mask ? mask->delta.data() : snapshot.delta_live->data(),
-            mask ? mask->base_items : snapshot.live_items,
+            items,
             mask ? mask->delta_items : snapshot.delta_live_items,
             {},
-            mask ? mask->opening : *snapshot.opening,
-            {},
-            false,
-            0};
-  const std::size_t k = static_cast<std::size_t>(options.k);
-  const bool asked = options.form == Form::kExact;
-  bool exact = s.lists == 0 || asked;
-  const char* how = call.items + call.delta_items == 0 ? "empty" : exact ? "exact" : "lists";
-  if (!exact && call.items > 0) {
-    call.effort = plan_lists(call, mask ? plan.filtered : plan.target, mask != nullptr);
-    const bool grouped = count >= kAloneQueries;
-    double cost = grouped ? cost_of_lists(s, call.effort, call.opening, kGroupedRow, kGroupedRow)
-                          : cost_of_lists(s, call.effort, call.opening, kRow, kRow);
-    const std::vector<Effort>& signs = mask ? plan.signs_filtered : plan.signs;
-    const bool signs_asked = options.form == Form::kSigns;
-    if (!s.signs.empty() && (signs_asked || (options.form == Form::kAuto && options.probes == 0 && !grouped && !signs.empty()))) {
-      const Effort effort = plan_lists(call, signs, mask != nullptr);
-      const double signs_cost = cost_of_lists(s, effort, call.opening, kSignRow, kRow);
-      if (signs_asked || signs_cost < cost) {
-        call.effort = effort;
-        call.signs = true;
-        cost = signs_cost;
-        how = "signs";
-      }
-    }
-    if (const Effort walk = plan_walk(call, plan, mask != nullptr, cost); walk.probes > 0) {
-      call.effort = {walk.k, kWalkLists, walk.shortlist};
-      call.beam = walk.probes;
-      cost = cost_of_walk(s, call.beam);
-      how = "graph";
-    }
-    const bool chosen = options.probes > 0 || options.form == Form::kGraph || signs_asked;
-    exact = exact || (mask && !chosen && cost_of_subset(s, call.items) <= kExactPreferred * cost);
-  }
-  if (exact && (mask || asked) && call.items > 0 && call.items * 2 < s.rows) {
+            opening,
+            choose_way(s, opening, items, plan, options, count, mask != nullptr)};
+  const char* how = call.items + call.delta_items == 0 ? "empty" : call.way.name;
+  if (call.way.exact && (mask || options.form == Form::kExact) && items > 0 && items * 2 < s.rows) {
     call.subset = rows_of(mask ? mask->base : *snapshot.live);
     how = "exact subset";
-  } else if (exact && mask && call.items > 0) {
-    how = "exact";
   }
-  const std::size_t threads = static_cast<std::size_t>(resolve_threads(options.threads));
-  const std::size_t room = kTileCandidates / static_cast<std::size_t>(2 * std::max(call.effort.shortlist, options.k) + 512);
+  const std::size_t k = static_cast<std::size_t>(options.k), threads = static_cast<std::size_t>(resolve_threads(options.threads));
+  const std::size_t room = kTileCandidates / static_cast<std::size_t>(2 * std::max(call.way.effort.shortlist, options.k) + 512);
   const std::size_t most = std::clamp<std::size_t>(room, 16, kTileQueries);
   const std::size_t tile = std::clamp<std::size_t>((count + threads - 1) / threads, 1, most);
   call.simd = kernels(level_for(call, std::min(count, tile))).ann;
   parallel_for(count, tile, options.threads, [&](std::size_t begin, std::size_t end, int) {
-    search_tile(call, queries + begin * static_cast<std::size_t>(s.dim), end - begin, exact, ids + begin * k, scores + begin * k);
+    search_tile(call, queries + begin * static_cast<std::size_t>(s.dim), end - begin, ids + begin * k, scores + begin * k);
   });
   return how;
 }

@@ -11,6 +11,7 @@ import torch
 from aitems_engine.errors import ModelMismatchError, TrainingError
 from aitems_engine.runtime import NativeScorer, ScorerInputs
 from aitems_engine.training.calibration import softmax
+from aitems_engine.training.epochs import rate_at
 from aitems_engine.training.fit import (
     FitSettings,
     best_epoch,
@@ -18,7 +19,6 @@ from aitems_engine.training.fit import (
     gram_scales,
     log_prior,
     predict_logits,
-    rate_at,
     schedule_epochs,
 )
 from aitems_engine.training.row_table import RowTable

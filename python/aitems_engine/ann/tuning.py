@@ -34,15 +34,15 @@ RESULTS = (
 )  # numbers of results for which the effort is measured; between them it is interpolated
 SHORTLISTS = ((1, 2), (1.2, 4), (1.6, 8), (2.4, 16), (4, 32))  # candidates scored exactly: factor of k, and more
 SIGN_SHORTLISTS = (4, 7, 12, 20, 32, 60)  # the same factors of k for estimates from signs
-SIGN_COST = 0.4  # rows of codes that can be read while the signs of one row are (csrc/ann/search.cpp, kSignRow)
+SIGN_COST = 0.4  # rows of codes that can be read while the signs of one row are (csrc/ann/plan.cpp, kSignRow)
 WALK_COST = 100  # rows of codes that can be read while a walk follows the edges of one row
 RERANK_COST = 8  # rows of codes that can be read while one candidate is scored exactly
 FILTERED_RECALL = 0.9925  # .99 with room for the noise of a sample
 ITEM_QUERY_MARGIN = 0.4  # without real queries the goal moves this share of the way from the target to 1
 
-EXACT_FORM, GRAPH_FORM, SIGN_FORM = 3, 4, 5  # csrc/ann/search.hpp
+EXACT_FORM, GRAPH_FORM, SIGN_FORM = 3, 4, 5  # csrc/ann/plan.hpp
 BEAM_TRIED = 400  # whatever lists cost: form="graph" may be asked for
-BEAM_ROWS = 5.5  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/search.cpp, cost_of_walk)
+BEAM_ROWS = 5.5  # rows of lists that can be read for each edge of a row in the beam (csrc/ann/plan.cpp, cost_of_walk)
 _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
 Effort = tuple[int, int, int]  # k, probes, shortlist

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--bundle", type=Path, required=True, help="directory written by `aitems train category` or `bundle build`")
     add("--out", type=Path, required=True, help="directory for the repository; must not exist or be empty")
-    add("--target", default="cpu", help="what the server runs on: cpu (default)")
+    add("--target", default="cpu", help="what the server runs on: cpu (default) or onnxruntime-trt")
     add("--instances", type=int, default=1, metavar="N", help="processes for each model (default 1)")
 
 

@@ -197,7 +197,7 @@ class ImpressionLog:
                 item[wanted],
                 when[wanted],
                 {},
-                kind[wanted] == EVENT_TYPES.index("purchase"),
+                kind[wanted] == _PURCHASE,
             ),
             _events(item, when, clicked),
             _events(item, when, bought),

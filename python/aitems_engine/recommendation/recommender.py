@@ -147,10 +147,9 @@ class _Pool:
 
     @classmethod
     def together(cls, pools: Sequence[_Pool]) -> _Pool:
-        splits = np.zeros(len(pools) + 1, np.int64)
-        np.cumsum([len(pool.items) for pool in pools], out=splits[1:])
-        columns = ("items", "scores", "ranks", "source_scores", "bids")
-        return cls(splits, *(np.concatenate([getattr(pool, name) for pool in pools]) for name in columns))
+        splits, items = _packed([pool.items for pool in pools])
+        columns = ("scores", "ranks", "source_scores", "bids")
+        return cls(splits, items, *(np.concatenate([getattr(pool, name) for pool in pools]) for name in columns))
 
     def own(self, row: int) -> slice:
         return slice(int(self.splits[row]), int(self.splits[row + 1]))

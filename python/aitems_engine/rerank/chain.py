@@ -138,7 +138,9 @@ class Chain:
     @cached_property
     def columns(self) -> set[str]:
         """Columns of the slate that the rules need, or use where they are there."""
-        return {column for _, rule, _ in self.rules for column in (*rule.needs, *getattr(rule, "uses", ()))}
+        return {
+            column for _, rule, _ in self.rules for column in (*rule.needs, *_one_of(rule), *getattr(rule, "uses", ()))
+        }
 
     @property
     def attributes(self) -> set[str]:
@@ -257,10 +259,16 @@ class Chain:
         for column in rule.needs:
             if getattr(slate, column) is None:
                 return column
-        if isinstance(rule, Freshness) and all(getattr(slate, column) is None for column in rule.uses):
-            return " or ".join(rule.uses)
+        one_of = _one_of(rule)
+        if one_of and all(getattr(slate, column) is None for column in one_of):
+            return " or ".join(one_of)
         attribute = getattr(rule, "attribute", None)
         return attribute if attribute and not slate.has(attribute) else None
+
+
+def _one_of(rule: Rule) -> tuple[str, ...]:
+    """Return the columns of which the rule needs one."""
+    return getattr(rule, "one_of", ())
 
 
 def _made(kind: str, values: dict[str, Any], items: ItemTable | None, path: str) -> Rule:

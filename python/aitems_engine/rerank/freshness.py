@@ -42,7 +42,7 @@ class Freshness:
     relaxable: ClassVar[bool] = False
 
     @property
-    def uses(self) -> tuple[str, ...]:
+    def one_of(self) -> tuple[str, ...]:
         """Columns that say what is cold; one of them is enough."""
         asked = {"age_days": self.max_age_days, "impressions": self.min_impressions}
         return tuple(column for column, limit in asked.items() if limit is not None)

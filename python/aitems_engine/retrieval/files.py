@@ -24,7 +24,7 @@ from aitems_engine.retrieval.ease import Ease
 from aitems_engine.retrieval.gf_cf import GfCf
 from aitems_engine.retrieval.ials import Ials
 from aitems_engine.retrieval.item_knn import ItemKnn
-from aitems_engine.retrieval.nearest import INDEXED_FROM, build_index
+from aitems_engine.retrieval.nearest import INDEXED_FROM, VectorRetriever, build_index
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
 from aitems_engine.retrieval.two_tower import TwoTower
@@ -113,7 +113,7 @@ def retriever_parts(
         _MODEL: json.dumps(head, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         _ARRAYS: arrays,
     }
-    if isinstance(retriever, Ials | TwoTower) and len(retriever.item_ids) >= INDEXED_FROM:
+    if isinstance(retriever, VectorRetriever) and len(retriever.item_ids) >= INDEXED_FROM:
         index = build_index(retriever, histories, tag=hashlib.sha256(arrays).hexdigest())
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / _INDEX
@@ -138,7 +138,7 @@ def read_retriever(bundle: Bundle, item_ids: list[str]) -> Retriever:
         arrays = read_safetensors(bundle.file(_ARRAYS))
         retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
         _check_scores(retriever)
-        if _INDEX not in bundle.parts or not isinstance(retriever, Ials | TwoTower):
+        if _INDEX not in bundle.parts or not isinstance(retriever, VectorRetriever):
             return retriever
         # the bundle has checked the part's SHA-256
         index = AnnIndex.open(bundle.file(_INDEX), dim=retriever.vectors.shape[1], verify=False)

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from aitems_engine.ann import AnnIndex
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.nearest import nearest
-from aitems_engine.retrieval.retriever import Allowed, Arrays, Candidates, FloatMatrix
+from aitems_engine.retrieval.nearest import VectorRetriever
+from aitems_engine.retrieval.retriever import Arrays, FloatMatrix
 
 
 @dataclass(frozen=True, eq=False)
-class Ials:
+class Ials(VectorRetriever):
     """Item vectors (`training.retrieval.fit_ials`).
 
     Attributes
@@ -49,16 +49,6 @@ class Ials:
         """See `VectorRetriever.queries`."""
         settings = self.unobserved, self.l2, self.l2_exponent
         return solve_side(histories.splits, histories.items, self.vectors, *settings, self._gram)
-
-    def scores(self, histories: Interactions) -> FloatMatrix:
-        """See `Retriever.scores`."""
-        return np.asarray(self.queries(histories) @ self.vectors.T)
-
-    def candidates(
-        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
-    ) -> Candidates:
-        """See `Retriever.candidates`; with an index as far as it finds them."""
-        return nearest(self, histories, k, exclude_seen, allowed)
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,9 +12,9 @@ from aitems_engine.ann import AnnIndex, Filter
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval.retriever import (
     Allowed,
+    Arrays,
     Candidates,
     FloatMatrix,
-    Retriever,
     check_question,
     scored_candidates,
     without_seen,
@@ -24,22 +26,74 @@ INDEXED_FROM = 20_000
 _MOST = 0.1
 
 
-class VectorRetriever(Retriever, Protocol):
-    """A retriever with vectors; without `index` it scores all items."""
+class VectorRetriever(ABC):
+    """A retriever whose score is the inner product of a history's vector and an item's.
 
-    @property
-    def vectors(self) -> FloatMatrix:
-        """Return the items' vectors, float32 (num_items, dim)."""
-        ...
+    Attributes
+    ----------
+    vectors : float32 array, shape (num_items, dim)
+    index : AnnIndex or None
+        Over `vectors` by inner product; its ids are positions. Without one all items are scored.
+    """
 
-    @property
-    def index(self) -> AnnIndex | None:
-        """Return the index over `vectors` by inner product; its ids are positions."""
-        ...
+    kind: ClassVar[str]
+    item_ids: Sequence[str]
+    vectors: FloatMatrix
+    index: AnnIndex | None
 
+    @abstractmethod
     def queries(self, histories: Interactions) -> FloatMatrix:
         """Return the histories' vectors, float32 (num_histories, dim)."""
-        ...
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """See `Retriever.arrays`."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, float]:
+        """See `Retriever.settings`."""
+
+    def scores(self, histories: Interactions) -> FloatMatrix:
+        """See `Retriever.scores`."""
+        return np.asarray(self.queries(histories) @ self.vectors.T)
+
+    def candidates(
+        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
+    ) -> Candidates:
+        """See `Retriever.candidates`; with an index as far as it finds them."""
+        index = self.index
+        if index is None:
+            return scored_candidates(self, histories, k, exclude_seen=exclude_seen, allowed=allowed)
+        check_question(self, histories, k, allowed)
+        items = np.full((len(histories), k), -1, np.int32)
+        scores = np.full((len(histories), k), -np.inf, np.float32)
+        lengths = np.diff(histories.splits)
+        rows = np.flatnonzero(lengths)
+        if not len(rows):
+            return Candidates(items, scores, self.kind)
+        known = histories if len(rows) == len(histories) else histories.take(rows)
+        queries = self.queries(known)
+        # what was seen is dropped from as many more hits, which is cheaper than a filter for each history
+        more = k + (int(lengths.max()) if exclude_seen else 0)
+        share = 1.0 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+        if share >= _MOST:
+            # so is what is not allowed, where most items are; a row that gets too few is searched again with the filter
+            wide = min(histories.num_items, int(more / share * 1.1) if allowed is not None else more)
+            hits = index.search(queries, wide)
+            found = hits.ids.astype(np.int32)
+            if allowed is not None:
+                found[~allowed[found]] = -1
+            items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
+            if allowed is None or wide == histories.num_items:
+                return Candidates(items, scores, self.kind)
+            short = items[rows, -1] < 0
+            rows, known, queries = rows[short], known.take(short), queries[short]
+        if len(rows):
+            assert allowed is not None
+            hits = index.search(queries, min(more, histories.num_items), Filter.bitmap(allowed))
+            found = hits.ids.astype(np.int32)
+            items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
+        return Candidates(items, scores, self.kind)
 
 
 def build_index(
@@ -53,42 +107,3 @@ def build_index(
         asked = retriever.queries(histories.take(chosen)) if len(chosen) else None
     vectors = np.ascontiguousarray(retriever.vectors)
     return AnnIndex.build(vectors, queries=asked, recall_target=recall_target, tag=tag)
-
-
-def nearest(
-    retriever: VectorRetriever, histories: Interactions, k: int, exclude_seen: bool, allowed: Allowed | None
-) -> Candidates:
-    """Return what `Retriever.candidates` says, as far as the index finds it."""
-    index = retriever.index
-    if index is None:
-        return scored_candidates(retriever, histories, k, exclude_seen=exclude_seen, allowed=allowed)
-    check_question(retriever, histories, k, allowed)
-    items = np.full((len(histories), k), -1, np.int32)
-    scores = np.full((len(histories), k), -np.inf, np.float32)
-    lengths = np.diff(histories.splits)
-    rows = np.flatnonzero(lengths)
-    if not len(rows):
-        return Candidates(items, scores, retriever.kind)
-    known = histories if len(rows) == len(histories) else histories.take(rows)
-    queries = retriever.queries(known)
-    # what was seen is dropped from as many more hits, which is cheaper than a filter for each history
-    more = k + (int(lengths.max()) if exclude_seen else 0)
-    share = 1.0 if allowed is None else np.count_nonzero(allowed) / len(allowed)
-    if share >= _MOST:
-        # so is what is not allowed, where most items are; a row that gets too few is searched again with the filter
-        wide = min(histories.num_items, int(more / share * 1.1) if allowed is not None else more)
-        hits = index.search(queries, wide)
-        found = hits.ids.astype(np.int32)
-        if allowed is not None:
-            found[~allowed[found]] = -1
-        items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
-        if allowed is None or wide == histories.num_items:
-            return Candidates(items, scores, retriever.kind)
-        short = items[rows, -1] < 0
-        rows, known, queries = rows[short], known.take(short), queries[short]
-    if len(rows):
-        assert allowed is not None
-        hits = index.search(queries, min(more, histories.num_items), Filter.bitmap(allowed))
-        found = hits.ids.astype(np.int32)
-        items[rows], scores[rows] = without_seen(found, hits.scores, known if exclude_seen else None, k)
-    return Candidates(items, scores, retriever.kind)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from aitems_engine.ann import AnnIndex
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
-from aitems_engine.retrieval.nearest import nearest
-from aitems_engine.retrieval.retriever import Allowed, Arrays, Candidates, FloatMatrix
+from aitems_engine.retrieval.nearest import VectorRetriever
+from aitems_engine.retrieval.retriever import Arrays, FloatMatrix
 from aitems_engine.retrieval.sparse import history_matrix, row_sums
 
 # Shorter vectors stay as they are: a history without a known item has the vector 0.
@@ -29,7 +29,7 @@ Layers = tuple[tuple[FloatMatrix, npt.NDArray[np.float32]], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class TwoTower:
+class TwoTower(VectorRetriever):
     """Both towers (`training.two_tower.fit_two_tower`).
 
     Attributes
@@ -85,16 +85,6 @@ class TwoTower:
             if place < len(self.layers):
                 x = np.maximum(x, 0)
         return normalised(mean + x if self.layers else mean)
-
-    def scores(self, histories: Interactions) -> FloatMatrix:
-        """See `Retriever.scores`."""
-        return np.asarray(self.queries(histories) @ self.vectors.T)
-
-    def candidates(
-        self, histories: Interactions, k: int, *, exclude_seen: bool = True, allowed: Allowed | None = None
-    ) -> Candidates:
-        """See `Retriever.candidates`; with an index as far as it finds them."""
-        return nearest(self, histories, k, exclude_seen, allowed)
 
     def arrays(self) -> Arrays:
         """See `Retriever.arrays`."""

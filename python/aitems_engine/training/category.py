@@ -7,29 +7,27 @@ products or plots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.catalog.products import Products
 from aitems_engine.catalog.taxonomy import Taxonomy
-from aitems_engine.errors import InvalidInputError, ModelMismatchError
+from aitems_engine.errors import InvalidInputError
 from aitems_engine.evaluation import metrics
 from aitems_engine.evaluation.predictions import CategoryPredictions
 from aitems_engine.text import Tokenizer
 from aitems_engine.training.calibration import (
     MAX_CELLS,
     Thresholds,
-    choose_prior_strength,
     choose_thresholds,
-    fit_weights,
     softmax,
 )
+from aitems_engine.training.category_bundle import json_ready, verify_bundle, write_classifier
 from aitems_engine.training.checkpoint import EpochRecord
+from aitems_engine.training.combination import Combination, combine, plain_combination
 from aitems_engine.training.encode import TextLimits, encode_products
 from aitems_engine.training.fit import FitSettings, best_epoch, fit, log_prior, predict_logits, schedule_epochs
 from aitems_engine.training.progress import bar
@@ -37,8 +35,6 @@ from aitems_engine.training.textcnn import TextCNN, TextCNNShape, export_tensors
 from aitems_engine.training.title_batches import EncodedTitles
 
 DAY_MS = 86_400_000
-# the largest difference between torch, ONNX Runtime and the native scorer that a written bundle may show
-EXECUTION_TOLERANCE = 1e-4
 VERIFIED_ROWS = 256
 MAX_VALIDATION_ROWS = 10_000
 
@@ -103,35 +99,6 @@ class Validation:
     rows: npt.NDArray[np.int64]
     predictions: CategoryPredictions
     scores: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Combination:
-    """How the parts of the network become one distribution; all of it is folded into the served head.
-
-    Attributes
-    ----------
-    parts : tuple of str
-        "cnn", "bag", "mall", as far as there are.
-    weights : float64 array, shape (parts,)
-        Factor of each part's logits.
-    prior : float
-        Factor of the log prior of the leaves.
-    """
-
-    parts: tuple[str, ...]
-    weights: npt.NDArray[np.float64]
-    prior: float
-
-    def logits(self, parts: npt.NDArray[np.float32], log_prior: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the served logits of the logits of the parts, float64 (n, leaves)."""
-        return np.asarray(np.tensordot(self.weights, parts, 1) + self.prior * log_prior)
-
-    @property
-    def temperature(self) -> float:
-        """What the mean of the title's parts is divided by."""
-        title = [w for name, w in zip(self.parts, self.weights, strict=True) if name != "mall"]
-        return float(1 / max(1e-6, sum(title)))
 
 
 @dataclass(frozen=True)
@@ -247,7 +214,11 @@ def train_category(
             checkpoint=states and states / "first.safetensors",
             on_step=on_step,
         )
-    combination, thresholds, measured = plain_combination(shape.parts, settings), Thresholds(0.0, {}), None
+    combination, thresholds, measured = (
+        plain_combination(shape.parts, settings.fit.logit_adjustment),
+        Thresholds(0.0, {}),
+        None,
+    )
     if len(validation):
         parts = predict_logits(model, held_out)
         combination = combine(parts, labels[validation], prior, shape.parts, settings.fit.seed)
@@ -278,9 +249,16 @@ def train_category(
                 on_step=on_step,
             )
     tensors = export_tensors(model, combination.weights, log_prior=combination.prior * prior)
-    digest = write_classifier(
-        out, tensors, tokenizer, tree, label_ids, settings, thresholds, history, combination, measured
-    )
+    record = json_ready(asdict(settings))
+    # where it ran does not change what was learnt
+    for name in ("threads", "device"):
+        record["fit"].pop(name)
+    facts = {
+        "settings": record,
+        "epochs": best_epoch(history),
+        "validation": None if measured is None else {"rows": len(measured.rows), **measured.scores},
+    }
+    digest = write_classifier(out, tensors, tokenizer, tree, label_ids, settings.limits, thresholds, combination, facts)
     sample = np.arange(min(VERIFIED_ROWS, len(labelled)))
     expected = softmax(combination.logits(predict_logits(model, encoded.take(sample)), prior))
     difference = verify_bundle(Path(out), products.take(labelled[sample]), expected)
@@ -452,36 +430,6 @@ def recency_weights(registered_at: npt.NDArray[np.int64], half_life_days: float)
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
-def plain_combination(parts: tuple[str, ...], settings: CategorySettings) -> Combination:
-    """Return the combination that nothing was measured for: the mean over the title, plus the mall, plus the prior."""
-    title = len(parts) - ("mall" in parts)
-    weights = np.array([1.0 if name == "mall" else 1 / title for name in parts])
-    return Combination(parts, weights, settings.fit.logit_adjustment)
-
-
-def combine(
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    prior: npt.NDArray[np.float64],
-    parts: tuple[str, ...],
-    seed: int,
-) -> Combination:
-    """Return the weights of the parts and the prior with the highest likelihood on validation rows.
-
-    The prior is then moved to where accuracy + macro-F1 are highest, and the common temperature fitted once more. At
-    most `MAX_CELLS` logits of a part are looked at.
-    """
-    keep = max(1, MAX_CELLS // logits.shape[2])
-    if len(labels) > keep:
-        chosen = np.random.default_rng(seed).permutation(len(labels))[:keep]
-        logits, labels = logits[:, chosen], labels[chosen]
-    weights = fit_weights([*logits, prior], labels)
-    total = np.tensordot(weights[:-1], logits, 1)
-    strength = choose_prior_strength(total, labels, prior, float(weights[-1]))
-    sharpness = float(fit_weights([total + strength * prior], labels)[0])
-    return Combination(parts, sharpness * weights[:-1], sharpness * strength)
-
-
 def score_validation(
     parts: npt.NDArray[np.float32],
     encoded: EncodedTitles,
@@ -509,93 +457,3 @@ def score_validation(
         scores["accuracy_title"] = metrics.accuracy(labels, title)
         scores["accuracy_mall"] = metrics.accuracy(labels[has_mall], mall[has_mall])
     return scores
-
-
-def write_classifier(
-    out: str | Path,
-    tensors: dict[str, npt.NDArray[np.float32]],
-    tokenizer: Tokenizer,
-    taxonomy: Taxonomy,
-    label_ids: Sequence[str],
-    settings: CategorySettings,
-    thresholds: Thresholds,
-    history: Sequence[EpochRecord],
-    combination: Combination,
-    measured: Validation | None,
-) -> str:
-    """Write the bundle and return its digest."""
-    from aitems_engine.bundle import write_bundle
-    from aitems_engine.category.settings import ClassifierSettings
-    from aitems_engine.runtime import safetensors_bytes
-    from aitems_engine.training.onnx_graph import build_onnx
-
-    record = json_ready(asdict(settings))
-    # where it ran does not change what was learnt
-    for name in ("threads", "device"):
-        record["fit"].pop(name)
-    classifier = ClassifierSettings(
-        labels=tuple(label_ids),
-        max_title_length=settings.limits.max_title_length,
-        max_mall_length=settings.limits.max_mall_length,
-        gram_min=settings.limits.gram_min,
-        gram_max=settings.limits.gram_max,
-        gram_buckets=settings.limits.gram_buckets,
-        temperature=combination.temperature,
-        threshold_default=thresholds.default,
-        threshold_by_top=thresholds.by_top,
-        training={
-            "settings": record,
-            "combination": {
-                "weights": dict(zip(combination.parts, combination.weights.tolist(), strict=True)),
-                "prior": combination.prior,
-            },
-            "epochs": best_epoch(list(history)),
-            "validation": None if measured is None else {"rows": len(measured.rows), **measured.scores},
-        },
-    )
-    graph = build_onnx(tensors)
-    parts: dict[str, bytes | str | Path] = {
-        "tokenizer.json": tokenizer.to_str(),
-        "taxonomy.csv": taxonomy.to_csv(),
-        "classifier.json": json_text(classifier.to_json()),
-        "model.safetensors": safetensors_bytes(tensors),
-        "model.onnx": graph if isinstance(graph, bytes) else graph.SerializeToString(),
-    }
-    return write_bundle(out, parts, config=record)
-
-
-def verify_bundle(path: Path, products: Products, expected: npt.NDArray[np.float64]) -> float:
-    """Reopen a bundle and compare both executions with the probabilities torch gave for these products.
-
-    Returns the largest difference of a probability; raises ModelMismatchError where it exceeds 1e-4.
-    """
-    from aitems_engine.bundle import Bundle
-    from aitems_engine.category.loading import load_classifier
-
-    bundle = Bundle.open(path)
-    largest = 0.0
-    for execution in ("native", "onnx"):
-        classifier = load_classifier(bundle, execution=execution, mode="exact")
-        inputs = classifier.prepare(products.title, products.mall_category)
-        difference = float(np.abs(classifier.scorer.probabilities(inputs) - expected).max())
-        if not difference <= EXECUTION_TOLERANCE:
-            raise ModelMismatchError(
-                f"bundle '{path}' is not usable: its {execution} execution differs from the trained network by "
-                f"{difference:.1e} (allowed {EXECUTION_TOLERANCE:g}); please report this"
-            )
-        largest = max(largest, difference)
-    return largest
-
-
-def json_text(value: dict[str, Any]) -> str:
-    """Return JSON as bundles hold it."""
-    import json
-
-    return json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def json_ready(value: Any) -> Any:
-    """Return nested settings with lists for tuples."""
-    if isinstance(value, dict):
-        return {key: json_ready(item) for key, item in value.items()}
-    return [json_ready(item) for item in value] if isinstance(value, tuple) else value

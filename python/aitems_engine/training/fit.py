@@ -2,16 +2,13 @@
 
 Knows nothing of files of products, taxonomies or calibration. Logit adjustment (Menon et al. 2021): tau * log prior is
 added to the logits in the loss only, so the network learns balanced scores; how much of the prior is put back is
-decided afterwards. The learning rate rises over the first steps and falls linearly to zero at `epochs`, so that a run
-which is stopped early, or refitted on more rows, follows the same path.
+decided afterwards.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,9 +17,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from aitems_engine.errors import TrainingError
-from aitems_engine.training import checkpoint as checkpoints
 from aitems_engine.training.checkpoint import EpochRecord
+from aitems_engine.training.epochs import descend, pick_device, run_epochs, torch_threads
 from aitems_engine.training.textcnn import Dropout, Logits, TextCNN, TextCNNShape
 from aitems_engine.training.title_batches import EncodedTitles, batch_rows, iterate, make_batch
 
@@ -75,21 +71,9 @@ def log_prior(labels: npt.NDArray[np.int64], num_leaves: int) -> npt.NDArray[np.
     return np.asarray(np.log(counts / counts.sum()))
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the named device; for an empty name the first GPU, or the CPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def schedule_epochs(rows: int) -> int:
     """Return 10 epochs for few rows, 8 at 50,000, 4 from 200,000 on: more rows need fewer passes."""
     return int(np.clip(round(8 * math.sqrt(50_000 / max(1, rows))), 4, 10))
-
-
-def rate_at(step: int, total_steps: int, warmup_share: float) -> float:
-    """Return the share of the highest learning rate: linear up over the warm-up, then linear down to zero."""
-    progress = step / total_steps
-    warm = min(1.0, (progress + 1 / total_steps) / warmup_share) if warmup_share else 1.0
-    return warm * max(0.0, 1 - progress)
 
 
 def total_loss(
@@ -203,29 +187,24 @@ def fit(
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
         )
-        history: list[EpochRecord] = []
-        best_state: dict[str, torch.Tensor] | None = None
-        if checkpoint is not None and checkpoint.exists():
-            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator, EpochRecord)
-        last = min(settings.epochs, stop_after or settings.epochs)
-        while len(history) < last and not out_of_patience(history, settings.patience):
-            epoch = len(history) + 1
-            started = time.perf_counter()
-            before = best_epoch(history)
-            weights_before = {k: v.clone() for k, v in model.state_dict().items()} if before == epoch - 1 > 0 else None
+
+        def train_epoch(epoch: int) -> EpochRecord:
             loss = run_epoch(
                 model, optimizer, encoded, labels, weights, adjustment, settings, epoch, generator, device, on_step
             )
-            accuracy, f1 = validate(model) if validate is not None else (None, None)
-            history.append(EpochRecord(epoch, loss, accuracy, f1, time.perf_counter() - started))
-            if best_epoch(history) == epoch:
-                best_state = None
-            elif weights_before is not None:
-                best_state = weights_before
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, model, optimizer, generator, history, best_state)
-        if best_state is not None:
-            model.load_state_dict(best_state)
+            return EpochRecord(epoch, loss, *(validate(model) if validate is not None else (None, None)))
+
+        history = run_epochs(
+            train_epoch,
+            best_epoch,
+            EpochRecord,
+            model,
+            optimizer,
+            generator,
+            settings,
+            checkpoint=checkpoint,
+            stop_after=stop_after,
+        )
         return model.eval(), history
 
 
@@ -239,11 +218,6 @@ def best_epoch(history: list[EpochRecord]) -> int:
     if not scores:
         return len(history)
     return max(i for i, score in enumerate(scores, start=1) if score >= max(scores) - SCORE_NOISE)
-
-
-def out_of_patience(history: list[EpochRecord], patience: int) -> bool:
-    """Return whether the best epoch is `patience` epochs behind."""
-    return len(history) - best_epoch(history) >= patience
 
 
 def run_epoch(
@@ -264,9 +238,6 @@ def run_epoch(
     batches = batch_rows(encoded, settings.batch_size, generator)
     total = 0.0
     for number, rows in enumerate(batches):
-        rate = rate_at((epoch - 1) * len(batches) + number, settings.epochs * len(batches), settings.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
         batch = make_batch(
             encoded,
             rows,
@@ -277,18 +248,7 @@ def run_epoch(
         target = torch.from_numpy(labels[rows]).to(device)
         weight = None if weights is None else torch.from_numpy(weights[rows]).to(device)
         loss = total_loss(model(batch), target, (batch.mall_lengths > 0).float(), adjustment, settings, weight)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} in batch {number + 1} of epoch {epoch}; lower the learning rate "
-                f"(now {settings.learning_rate:g} and {settings.table_learning_rate:g} for the tables) "
-                "and check that vectors and weights are finite"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        for table in model.tables():
-            table.step(settings.table_learning_rate * rate)
+        value = descend(loss, optimizer, model.tables(), settings, epoch, number, len(batches))
         total += value * len(rows)
         if on_step is not None:
             on_step(epoch, len(batches), value)
@@ -316,15 +276,3 @@ def predict_logits(model: TextCNN, encoded: EncodedTitles, *, batch_size: int = 
         for target, scores in zip(out, parts, strict=True):
             target[batch.rows] = scores.cpu().numpy()
     return out
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Set the number of threads torch computes with for a while; 0 leaves it as it is."""
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

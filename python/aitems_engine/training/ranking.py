@@ -9,7 +9,6 @@ learn ids by heart after an epoch or two.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,7 @@ import torch.nn.functional as F
 from aitems_engine.errors import InvalidInputError, TrainingError
 from aitems_engine.evaluation.binary import auc
 from aitems_engine.ranking import Examples, FeatureBatch, FieldSpec
-from aitems_engine.training import checkpoint as checkpoints
-from aitems_engine.training.fit import pick_device, rate_at, torch_threads
+from aitems_engine.training.epochs import descend, pick_device, run_epochs, torch_threads
 from aitems_engine.training.ranker_onnx import build_ranker_onnx
 from aitems_engine.training.rankers import RankerShape, RankingNetwork, make_ranker
 
@@ -157,26 +155,23 @@ def train_ranker(
         device = pick_device(settings.device)
         model = make_ranker(fields, settings.shape).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        history: list[RankerEpoch] = []
-        best_state: dict[str, torch.Tensor] | None = None
-        if checkpoint is not None and checkpoint.exists():
-            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator, RankerEpoch)
         data = _Columns(train, device)
-        last = min(settings.epochs, stop_after or settings.epochs)
-        while len(history) < last and len(history) - best_epoch(history) < settings.patience:
-            started = time.perf_counter()
-            epoch = len(history) + 1
-            if best_epoch(history) == epoch - 1 > 0:
-                best_state = {name: value.clone() for name, value in model.state_dict().items()}
+
+        def train_epoch(epoch: int) -> RankerEpoch:
             loss = _run_epoch(model, optimizer, data, settings, epoch, generator, on_step)
-            measured = _measure(model, validation, settings)
-            history.append(RankerEpoch(epoch, loss, *measured, time.perf_counter() - started))
-            if best_epoch(history) == epoch:
-                best_state = None
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, model, optimizer, generator, history, best_state)
-        if best_state is not None:
-            model.load_state_dict(best_state)
+            return RankerEpoch(epoch, loss, *_measure(model, validation, settings))
+
+        history = run_epochs(
+            train_epoch,
+            best_epoch,
+            RankerEpoch,
+            model,
+            optimizer,
+            generator,
+            settings,
+            checkpoint=checkpoint,
+            stop_after=stop_after,
+        )
         return RankerTraining(model.eval(), history, build_ranker_onnx(model), predict_logits(model, validation.batch))
 
 
@@ -284,9 +279,6 @@ def _run_epoch(
     order = torch.from_numpy(generator.permutation(count)).to(data.codes.device)
     total = 0.0
     for number in range(batches):
-        rate = rate_at((epoch - 1) * batches + number, settings.epochs * batches, settings.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
         rows = order[number * settings.batch_size : (number + 1) * settings.batch_size]
         codes = data.codes[rows]
         if settings.unknown_share:
@@ -294,19 +286,8 @@ def _run_epoch(
         vectors = model.vectors(codes)
         labels = (column[rows] for column in data.labels)
         loss = ranking_loss(model.head(vectors, data.dense[rows]), *labels, entire_space=settings.entire_space)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} in batch {number + 1} of epoch {epoch}; lower the learning rate "
-                f"(now {settings.learning_rate:g} and {settings.table_learning_rate:g} for the table)"
-            )
-        if settings.table_l2:
-            loss = loss + 0.5 * settings.table_l2 * vectors.square().sum() / len(rows)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        for table in model.tables():
-            table.step(settings.table_learning_rate * rate)
+        penalty = 0.5 * settings.table_l2 * vectors.square().sum() / len(rows) if settings.table_l2 else None
+        value = descend(loss, optimizer, model.tables(), settings, epoch, number, batches, penalty)
         total += value * len(rows)
         if on_step is not None:
             on_step(epoch, batches, value)

@@ -15,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +31,7 @@ from aitems_engine.evaluation.ranking import evaluate_ranking
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval import TwoTower
 from aitems_engine.retrieval.two_tower import LENGTH_MIN
-from aitems_engine.training import checkpoint as checkpoints
-from aitems_engine.training.fit import pick_device, rate_at, torch_threads
+from aitems_engine.training.epochs import descend, pick_device, run_epochs, torch_threads
 from aitems_engine.training.row_table import RowTable
 
 VALIDATION_K = 20
@@ -245,34 +242,34 @@ def fit_two_tower(
         mark = _fingerprint(train, codes, settings)
         model.register_buffer("made_from", mark.clone().to(device))
         optimizer = torch.optim.AdamW([{"params": list(model.parameters())}], lr=settings.learning_rate)
-        history: list[TwoTowerEpoch] = []
-        best_state: dict[str, torch.Tensor] | None = None
-        if checkpoint is not None and checkpoint.exists():
-            history, best_state = checkpoints.load(checkpoint, model, optimizer, generator, TwoTowerEpoch)
+
+        def check() -> None:
             if not torch.equal(model.get_buffer("made_from").cpu(), mark):
                 raise ModelMismatchError(
                     f"checkpoint {checkpoint} was written with other events, products or settings; delete it to start "
                     "anew, or give what it was written with"
                 )
-        last = min(settings.epochs, stop_after or settings.epochs)
-        while len(history) < last and len(history) - best_epoch(history) < settings.patience:
-            started = time.perf_counter()
-            epoch = len(history) + 1
-            if best_epoch(history) == epoch - 1 > 0:
-                best_state = {name: value.clone() for name, value in model.state_dict().items()}
+
+        def train_epoch(epoch: int) -> TwoTowerEpoch:
             loss = _run_epoch(model, optimizer, batches, settings, epoch, generator, on_step)
-            recall = None
-            if len(asked):
-                retriever = export(model, interactions.item_ids, settings)
-                measured = evaluate_ranking(retriever, asked, wanted, (VALIDATION_K,))
-                recall = measured.means()[f"recall@{VALIDATION_K}"]
-            history.append(TwoTowerEpoch(epoch, loss, recall, time.perf_counter() - started))
-            if best_epoch(history) == epoch:
-                best_state = None
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, model, optimizer, generator, history, best_state)
-        if best_state is not None:
-            model.load_state_dict(best_state)
+            if not len(asked):
+                return TwoTowerEpoch(epoch, loss)
+            retriever = export(model, interactions.item_ids, settings)
+            measured = evaluate_ranking(retriever, asked, wanted, (VALIDATION_K,))
+            return TwoTowerEpoch(epoch, loss, measured.means()[f"recall@{VALIDATION_K}"])
+
+        history = run_epochs(
+            train_epoch,
+            best_epoch,
+            TwoTowerEpoch,
+            model,
+            optimizer,
+            generator,
+            settings,
+            checkpoint=checkpoint,
+            stop_after=stop_after,
+            check=check,
+        )
         return TwoTowerTraining(export(model.eval(), interactions.item_ids, settings), model, history)
 
 
@@ -455,9 +452,6 @@ def _run_epoch(
     total = count = 0.0
     steps = batches.epoch(generator)
     for number, (users, first) in enumerate(steps):
-        rate = rate_at((epoch - 1) * len(steps) + number, settings.epochs * len(steps), settings.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate
         items, own, hidden, draws, history, weights, used = (
             torch.from_numpy(value).to(device) for value in vars(batches.step(users, first, generator)).values()
         )
@@ -479,18 +473,7 @@ def _run_epoch(
         )[used]
         if not len(losses):
             continue
-        loss = losses.mean()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} in batch {number + 1} of epoch {epoch}; lower the learning rates "
-                f"(now {settings.table_learning_rate:g} for the vectors and {settings.learning_rate:g})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        for table in model.tables():
-            table.step(settings.table_learning_rate * rate)
+        value = descend(losses.mean(), optimizer, model.tables(), settings, epoch, number, len(steps))
         total += value * len(losses)
         count += len(losses)
         if on_step is not None:
