@@ -5,31 +5,39 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from tests.integration.triton_kit import needs_triton, post, under_load, write_both
+from tests.integration.triton_kit import needs_triton, post, run_on_a_fake, under_load, write_both
 from tests.tiny_bundle import SYLLABLES, write_tiny_bundle
 from tests.unit.test_recommender import catalogue, requests, same
 
 from aitems_engine import Engine, Request
 from aitems_engine.bundle import Bundle
+from aitems_engine.category.classifier import CategoryClassifier
+from aitems_engine.category.loading import load_classifier
 from aitems_engine.cli import main
 from aitems_engine.errors import BundleError, ConfigError, InvalidInputError, ServingError
+from aitems_engine.events import Interactions
 from aitems_engine.ranking.batches import FeatureBatch
 from aitems_engine.ranking.ranker import open_ranker
+from aitems_engine.recommendation import load_recommender
+from aitems_engine.runtime import OnnxScorer
 from aitems_engine.serving.client import Client
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
 from aitems_engine.serving.server import TritonServer
 
+MODELS = ["category_match", "category_classifier", "recommend", "user_encoder", "ranker"]
 pytestmark = [pytest.mark.triton, needs_triton, pytest.mark.timeout(120)]
 
 
@@ -46,9 +54,14 @@ def engine(bundle: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
+def classifier(bundle: Path) -> CategoryClassifier:
+    return Bundle.open_as(bundle, partial(load_classifier, execution="onnx", mode="exact"))
+
+
+@pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
-    assert export_repository(bundle, repository) == ["category_match", "recommend", "ranker"]
+    assert export_repository(bundle, repository) == MODELS
     with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
         yield running
 
@@ -117,21 +130,106 @@ def test_ranker_equals_the_embedded_one(client: Client, bundle: Path) -> None:
             client.infer("ranker", {"codes": codes[:1], "dense": dense[:1], name: wrong})
 
 
-def test_configuration_for_a_gpu(bundle: Path, tmp_path: Path) -> None:
+def ids_of(classifier: CategoryClassifier, titles: list[str], malls: list[str | None]) -> dict[str, np.ndarray]:
+    """Return titles as `category_classifier` takes them, with one column of padding more than there must be."""
+    assert isinstance(classifier.scorer, OnnxScorer)
+    feeds = classifier.scorer.feeds(classifier.prepare(titles, malls))
+    return {
+        name: array[:, None]
+        if array.ndim == 1
+        else np.pad(array, ((0, 0), (0, 1)), constant_values=-1 if name == "gram_ids" else 0)
+        for name, array in feeds.items()
+    }
+
+
+def test_category_classifier_equals_the_embedded_one(client: Client, classifier: CategoryClassifier) -> None:
+    titles = [t for t in recorded_titles(200) if isinstance(t, str) and "\udc00" not in t]
+    malls: list[str | None] = [None if i % 3 else "식품 > 과일" for i in range(len(titles))]
+    wanted = classifier.scorer.logits(classifier.prepare(titles, malls))
+    tensors = ids_of(classifier, titles, malls)
+    for rows in (slice(0, None), *(slice(i, i + 1) for i in range(0, len(titles), 9))):
+        found = client.infer("category_classifier", {name: value[rows] for name, value in tensors.items()})["logits"]
+        np.testing.assert_allclose(found, wanted[rows], atol=1e-4)
+    for name, value in (("title_ids", 10**6), ("title_lengths", 10**6), ("title_lengths", -1), ("gram_ids", 10**6)):
+        wrong = tensors[name][:1].copy()
+        wrong[0, 0] = value
+        with pytest.raises(InvalidInputError, match=f"{name} must be from 0"):
+            client.infer("category_classifier", {**{n: v[:1] for n, v in tensors.items()}, name: wrong})
+
+
+def test_labels_of_the_logits(server: TritonServer, engine: Engine, classifier: CategoryClassifier) -> None:
+    from tritonclient import grpc
+
+    inputs = []
+    for name, value in ids_of(classifier, ["apple"], [None]).items():
+        inputs.append(grpc.InferInput(name, list(value.shape), "INT32"))
+        inputs[-1].set_data_from_numpy(value)
+    with grpc.InferenceServerClient(server.address) as stranger:
+        wanted = [grpc.InferRequestedOutput("logits", class_count=3)]
+        found = stranger.infer("category_classifier", inputs, outputs=wanted).as_numpy("logits")
+    assert [text.decode().split(":")[2] for text in found[0]] == engine.classify(["apple"], top_k=3).leaf_ids[
+        0
+    ].tolist()
+
+
+def test_user_encoder_equals_the_embedded_one(client: Client, bundle: Path) -> None:
+    recommender = load_recommender(Bundle.open(bundle))
+    source = recommender.sources["ials"]
+    known = recommender.histories
+    assert known is not None
+    rows = [[known.item_ids[item] for item in known.history(user)] for user in range(60)]
+    rows += [[], ["not there"], ["p5", "not there", "p7"]]
+    wanted = source.retriever.queries(
+        Interactions.from_events(
+            [str(row) for row, items in enumerate(rows) for _ in items], [item for items in rows for item in items]
+        )
+        .of_users([str(row) for row in range(len(rows))])
+        .over(list(source.retriever.item_ids))
+    )
+    column = np.full((len(rows), max(map(len, rows))), b"", object)
+    for row, items in enumerate(rows):
+        column[row, : len(items)] = [item.encode() for item in items]
+    found = client.infer("user_encoder", {"HISTORY": column})["VECTOR"]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert not found[60:62].any()
+    for row in range(0, len(rows), 5):
+        alone = client.infer("user_encoder", {"HISTORY": column[row : row + 1]})["VECTOR"]
+        np.testing.assert_allclose(alone, wanted[row : row + 1], atol=1e-4)
+
+
+def test_configurations_for_a_gpu(bundle: Path, tmp_path: Path) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    assert export_repository(bundle, tmp_path / "models", target="onnxruntime-trt") == MODELS
+    for name in ("category_classifier", "ranker"):
+        text = (tmp_path / "models" / name / CONFIG).read_text()
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator[0]
+        assert (config.backend, accelerator.name) == ("onnxruntime", "tensorrt")
+        assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+        # the graph is what the configuration says
+        session = onnxruntime.InferenceSession(tmp_path / "models" / name / "1/model.onnx")
+        ranks = {tensor.name: len(tensor.shape) for tensor in session.get_inputs()}
+        assert {t.name: 2 - t.HasField("reshape") for t in config.input} == ranks
+        columns = {output.name: output.shape[1] for output in session.get_outputs()}
+        assert {t.name: t.dims[0] for t in config.output}.items() <= columns.items()
+        most = dict(part.split(":") for part in accelerator.parameters["trt_profile_max_shapes"].split(","))
+        assert {n: len(shape.split("x")) for n, shape in most.items()} == ranks
+        assert {int(shape.split("x")[0]) for shape in most.values()} == {config.max_batch_size}
+
+
+def test_networks_of_a_gpu_on_a_fake(bundle: Path, tmp_path: Path, classifier: CategoryClassifier) -> None:
+    """The configurations, warm-up and recorded answers in the real server: only what runs the graph is a fake."""
     export_repository(bundle, tmp_path / "models", target="onnxruntime-trt")
-    config = text_format.Parse((tmp_path / "models/ranker" / CONFIG).read_text(), model_config_pb2.ModelConfig())
-    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator[0]
-    inputs = {tensor.name: tensor.dims[0] for tensor in config.input}
-    assert (config.backend, accelerator.name) == ("onnxruntime", "tensorrt")
-    assert accelerator.parameters["trt_profile_max_shapes"] == ",".join(f"{n}:1024x{w}" for n, w in inputs.items())
-    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
-    # the graph is what the configuration says
-    session = onnxruntime.InferenceSession(tmp_path / "models/ranker/1/model.onnx")
-    assert {i.name: i.shape[1] for i in session.get_inputs()} == inputs
-    assert {o.name: o.shape[1] for o in session.get_outputs()} == {t.name: t.dims[0] for t in config.output}
+    for name in ("category_match", "recommend", "user_encoder"):
+        shutil.rmtree(tmp_path / "models" / name)
+    for name in ("category_classifier", "ranker"):
+        run_on_a_fake(tmp_path / "models" / name)
+    with TritonServer(tmp_path / "models", grpc_port=0) as server, Client(server.address, retries=0) as client:
+        found = client.infer("category_classifier", ids_of(classifier, ["apple"], [None]))["logits"]
+        best = classifier.classify(["apple"], top_k=1).label_indices[0, 0]
+        assert found[0].argmax() == best
 
 
 def test_stream_through_the_server(server: TritonServer, engine: Engine) -> None:
@@ -252,7 +350,7 @@ def test_killed_process_is_loaded_again(server: TritonServer, engine: Engine) ->
         assert client.classify(["apple"]).leaf_ids.tolist() == engine.classify(["apple"]).leaf_ids.tolist()
 
 
-def test_swaps_under_load(server: TritonServer, bundle: Path, tmp_path: Path) -> None:
+def test_swaps_under_load(server: TritonServer, bundle: Path, classifier: CategoryClassifier, tmp_path: Path) -> None:
     digests = {write_both(tmp_path / f"b{seed}", seed=seed) for seed in (4, 5)}
     seen = set()
 
@@ -265,13 +363,15 @@ def test_swaps_under_load(server: TritonServer, bundle: Path, tmp_path: Path) ->
         server.swap(bundle)
     assert set(found) == {"ok"}
     assert digests < seen
-    assert [versions_of(server.repository / model) for model in server.models] == [[8]] * 3
+    labels = (server.repository / "category_classifier" / "labels.txt").read_text()
+    assert labels.split() == classifier.labels.leaf_ids.tolist()
+    assert [versions_of(server.repository / model) for model in server.models] == [[8]] * len(MODELS)
 
 
 def test_bundles_that_must_not_take_over(server: TritonServer, bundle: Path, engine: Engine, tmp_path: Path) -> None:
     present = versions_of(server.repository / "recommend")
     write_tiny_bundle(tmp_path / "half")
-    with pytest.raises(BundleError, match="the repository serves category_match, ranker, recommend"):
+    with pytest.raises(BundleError, match=f"the repository serves {', '.join(sorted(MODELS))}"):
         server.swap(tmp_path / "half")
     write_both(tmp_path / "damaged", seed=8)
     weights = tmp_path / "damaged" / "model.safetensors"
@@ -338,7 +438,7 @@ def test_serve_command(tmp_path: Path) -> None:
         try:
             assert serve.stdout is not None
             ready = serve.stdout.readline()
-            assert ready.startswith("ready: category_match; grpc 127.0.0.1:")
+            assert ready.startswith("ready: category_classifier, category_match; grpc 127.0.0.1:")
             client = Client(ready.split("; ")[1].removeprefix("grpc "), retries=0, deadline_s=5)
             seen = set()
 

@@ -24,6 +24,7 @@ from tests.unit.test_recommender import NOW, catalogue, histories, made
 
 from aitems_engine.bundle import Bundle, write_bundle
 from aitems_engine.ranking import FeatureConfig, FeatureQuery, FeatureSet, ranker_parts
+from aitems_engine.serving.repository import CONFIG, versions_of
 
 MISSING = None
 if importlib.util.find_spec("tritonclient") is None:
@@ -49,6 +50,24 @@ def write_both(path: Path, *, seed: int = 3) -> str:
     write_bundle(path.with_suffix(".ranker"), ranker_parts(features, network(features)))
     parts = {**tiny_parts(seed=seed), **made(items, known, Bundle.open(path.with_suffix(".ranker")))}
     return write_bundle(path, parts, config={"seed": seed})
+
+
+def run_on_a_fake(model: Path) -> None:
+    """Let a network that is configured for a GPU run on a CPU, in a fake of the backend that would run its graph.
+
+    Everything else of the configuration stays: tensors and their shapes, batching, warm-up, labels, versions.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    config = text_format.Parse((model / CONFIG).read_text(), model_config_pb2.ModelConfig())
+    config.backend = "python"
+    config.ClearField("optimization")
+    for group in config.instance_group:
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    (model / CONFIG).write_text(text_format.MessageToString(config))
+    for version in versions_of(model):
+        shutil.copy(Path(__file__).with_name("fake_gpu_backend.py"), model / str(version) / "model.py")
 
 
 def post(port: int, model: str, body: Any, *, timeout: float = 5.0) -> tuple[int, dict[str, Any]]:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from aitems_engine.serving.models import Ranking as TritonPythonModel  # noqa: F401
+from aitems_engine.serving.networks import Ranking as TritonPythonModel  # noqa: F401

@@ -32,6 +32,8 @@ from aitems_engine.recommendation.recommender import Ads, Recommender, Source
 from aitems_engine.recommendation.user_mode import UserMode
 from aitems_engine.rerank import UserModeModel
 from aitems_engine.retrieval import Retriever, read_retriever, retriever_parts
+from aitems_engine.retrieval.files import retriever_kind
+from aitems_engine.retrieval.nearest import VectorRetriever
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
 RECOMMENDER, TABLES = "recommender.json", "recommender.safetensors"
@@ -102,9 +104,9 @@ def recommender_parts(
             if source.from_catalogue is not None
             else histories
         )
-        parts |= {f"retriever.{name}.{part}": content for part, content in retriever_parts(retriever, own).items()}
+        parts |= {_retriever(name) + part: content for part, content in retriever_parts(retriever, own).items()}
         if source.to_catalogue is not None:
-            parts[f"retriever.{name}.{PLACES}"] = safetensors_bytes({"places": source.to_catalogue})
+            parts[_retriever(name) + PLACES] = safetensors_bytes({"places": source.to_catalogue})
     if ranker is not None:
         parts |= {RANKER + name: ranker.file(name) for name in ranker.parts}
     return parts
@@ -132,7 +134,9 @@ def _load(bundle: Bundle) -> Recommender:
     users = json.loads(bundle.read(USERS))
     histories = Interactions.restore(users, items.item_ids, read_safetensors(bundle.file(HISTORIES)))
     tables = read_safetensors(bundle.file(TABLES))
-    sources = {name: _source(bundle, name, items) for name in head["retrievers"]}
+    sources = {
+        name: Source.over(name, _read_retriever(bundle, name, items.item_ids), items) for name in head["retrievers"]
+    }
     placements, vectors, mode = _checked_config(head["config"], tuple(sources), items)
     queries = bundle.read_json(QUERIES) if QUERIES in bundle.parts else {}
     features, ranker = open_ranker(bundle.inside(RANKER), items) if head["ranker"] else (None, None)
@@ -155,11 +159,37 @@ def _load(bundle: Bundle) -> Recommender:
     )
 
 
-def _source(bundle: Bundle, name: str, items: ItemTable) -> Source:
-    own, ids = bundle.inside(f"retriever.{name}."), items.item_ids
+def encoder_of(bundle: Bundle) -> str | None:
+    """Return the name of the first retriever of a bundle's recommender that has vectors; None where none has."""
+    names = bundle.read_json(RECOMMENDER)["retrievers"] if RECOMMENDER in bundle.parts else []
+    return next((n for n in names if issubclass(retriever_kind(bundle.inside(_retriever(n))), VectorRetriever)), None)
+
+
+def load_encoder(bundle: Bundle) -> VectorRetriever:
+    """Return the first retriever with vectors, without the rest of the recommender.
+
+    Raises
+    ------
+    BundleError
+        There is none, or its parts do not belong together.
+    """
+    name = encoder_of(bundle)
+    if name is None:
+        raise BundleError(f"bundle '{bundle.path}' has no retriever with vectors")
+    retriever = _read_retriever(bundle, name, bundle.read_json(CATALOGUE)["item_ids"])
+    assert isinstance(retriever, VectorRetriever)
+    return retriever
+
+
+def _retriever(name: str) -> str:
+    return f"retriever.{name}."
+
+
+def _read_retriever(bundle: Bundle, name: str, ids: list[str]) -> Retriever:
+    own = bundle.inside(_retriever(name))
     if PLACES in own.parts:
         ids = [ids[place] for place in read_safetensors(own.file(PLACES))["places"].tolist()]
-    return Source.over(name, read_retriever(own, ids), items)
+    return read_retriever(own, ids)
 
 
 def _checked_config(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,9 +30,8 @@ from aitems_engine.retrieval.retriever import Retriever
 from aitems_engine.retrieval.two_tower import TwoTower
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
-KINDS: dict[str, type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower]] = {
-    c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower)
-}
+Kind: TypeAlias = "type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower]"
+KINDS: dict[str, Kind] = {c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower)}
 _MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES, _INDEX = (
     "retriever.json",
     "retriever.safetensors",
@@ -122,6 +121,20 @@ def retriever_parts(
     return parts
 
 
+def retriever_kind(bundle: Bundle) -> Kind:
+    """Return the class of the retriever in a bundle.
+
+    Raises
+    ------
+    BundleError
+        Of an unknown kind.
+    """
+    kind = bundle.read_json(_MODEL).get("kind")
+    if kind not in KINDS:
+        raise BundleError(f"bundle '{bundle.path}': retriever '{str(kind)[:40]}' is not one of {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
 def read_retriever(bundle: Bundle, item_ids: list[str]) -> Retriever:
     """Return the retriever that `retriever_parts` put into a bundle.
 
@@ -130,13 +143,10 @@ def read_retriever(bundle: Bundle, item_ids: list[str]) -> Retriever:
     BundleError
         Of an unknown kind, with arrays that do not fit, or with the index of another training.
     """
-    head = bundle.read_json(_MODEL)
-    kind = head.get("kind")
-    if kind not in KINDS:
-        raise BundleError(f"bundle '{bundle.path}': retriever '{str(kind)[:40]}' is not one of {', '.join(KINDS)}")
+    kind = retriever_kind(bundle)
     try:
         arrays = read_safetensors(bundle.file(_ARRAYS))
-        retriever = KINDS[kind].restore(item_ids, arrays, head["settings"])
+        retriever = kind.restore(item_ids, arrays, bundle.read_json(_MODEL)["settings"])
         _check_scores(retriever)
         if _INDEX not in bundle.parts or not isinstance(retriever, VectorRetriever):
             return retriever

@@ -105,7 +105,14 @@ class OnnxScorer:
                 self._sessions[threads] = open_session(self._model, threads)
             return self._sessions[threads]
 
-    def _run(self, output: str, inputs: ScorerInputs, threads: int) -> FloatArray:
+    def feeds(self, inputs: ScorerInputs) -> dict[str, IntArray]:
+        """Return a batch as the graph takes it: checked, rows cut to the longest and padded.
+
+        Raises
+        ------
+        InvalidInputError
+            Ids, lengths or shapes out of range; the message states what was given.
+        """
         n = inputs.count
         feeds = {
             "title_ids": _tokens("title", inputs.title_ids, inputs.title_lengths, n, self._vocabulary),
@@ -122,7 +129,11 @@ class OnnxScorer:
             else:
                 feeds["mall_ids"] = _tokens("mall", inputs.mall_ids, inputs.mall_lengths, n, self._vocabulary)
                 feeds["mall_lengths"] = inputs.mall_lengths
-        if n == 0:
+        return feeds
+
+    def _run(self, output: str, inputs: ScorerInputs, threads: int) -> FloatArray:
+        feeds = self.feeds(inputs)
+        if inputs.count == 0:
             return np.zeros((0, self.classes), np.float32)
         result: FloatArray = self._session(threads).run([output], feeds)[0]
         return result

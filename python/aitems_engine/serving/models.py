@@ -25,7 +25,6 @@ from aitems_engine.errors import AitemsError, InvalidInputError, ModelMismatchEr
 
 if TYPE_CHECKING:
     from aitems_engine.category.classifier import CategoryClassifier
-    from aitems_engine.ranking.ranker import Ranker
     from aitems_engine.recommendation import Recommender
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -33,7 +32,7 @@ Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
 # in a model's version directory
 BUNDLE, RECORDED = "bundle", "recorded.json"
 MAX_TOP_K = 1000
-TOLERANCE = 1e-4  # of numbers above 1: relative
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ class ServedModel(ABC):
     def widths(self) -> dict[str, int]:
         """Return the widths of tensors that depend on the bundle."""
         return {}
+
+    def labels(self) -> list[str]:
+        """Return the names of an output's columns, which the server gives to who asks for its classification."""
+        return []
 
     @abstractmethod
     def answer(self, calls: Sequence[Call]) -> list[Tensors | AitemsError]:
@@ -127,7 +130,7 @@ class CategoryMatch(ServedModel):
 
     def answer(self, calls: Sequence[Call]) -> list[Tensors | AitemsError]:
         """Classify the titles of all calls at once."""
-        answers: list[Tensors | AitemsError] = [_NOT_ANSWERED] * len(calls)
+        answers: list[Tensors | AitemsError] = [NOT_ANSWERED] * len(calls)
         good: list[tuple[int, int, int]] = []  # call, its rows, its top_k
         titles: list[bytes] = []
         malls: list[bytes | None] = []
@@ -209,7 +212,7 @@ class Recommend(ServedModel):
         """Make the pages of all calls at once."""
         from aitems_engine.recommendation import Request
 
-        answers: list[Tensors | AitemsError] = [_NOT_ANSWERED] * len(calls)
+        answers: list[Tensors | AitemsError] = [NOT_ANSWERED] * len(calls)
         good: list[tuple[int, int]] = []  # call, its rows
         requests: list[Request] = []
         for i, call in enumerate(calls):
@@ -236,70 +239,23 @@ class Recommend(ServedModel):
         return answers
 
 
-class Ranking(ServedModel):
-    """codes, dense -> logits: the network of the ranker alone, the same as `Ranker.logits`."""
-
-    name = "ranker"
-    outputs = frozenset({"logits"})
-    ranker: Ranker
-
-    def open(self, bundle: Path, settings: Mapping[str, str]) -> None:
-        """Open the ranker of a bundle."""
-        from aitems_engine.recommendation.loading import load_recommender
-
-        ranker = Bundle.open_as(bundle, load_recommender).ranker
-        if ranker is None:
-            raise InvalidInputError(f"bundle '{bundle}' has no ranker")
-        self.ranker = ranker
-
-    def widths(self) -> dict[str, int]:
-        """Return the numbers of columns."""
-        fields = self.ranker.fields
-        return {"codes": len(fields.cardinalities), "dense": fields.dense, "logits": self.ranker.outputs}
-
-    def answer(self, calls: Sequence[Call]) -> list[Tensors | AitemsError]:
-        """Run the rows of all calls at once."""
-        from aitems_engine.ranking.batches import FeatureBatch
-
-        answers: list[Tensors | AitemsError] = [_NOT_ANSWERED] * len(calls)
-        good: list[int] = []
-        for i, call in enumerate(calls):
-            try:
-                self._check(call.inputs)
-                good.append(i)
-            except InvalidInputError as error:
-                answers[i] = error
-        if good:
-            columns = (np.concatenate([calls[i].inputs[name] for i in good]) for name in ("codes", "dense"))
-            logits = self.ranker.logits(FeatureBatch(*map(np.ascontiguousarray, columns)))
-            ends = np.cumsum([len(calls[i].inputs["codes"]) for i in good])
-            for i, own in zip(good, np.split(logits, ends[:-1]), strict=True):
-                answers[i] = {"logits": own}
-        return answers
-
-    def _check(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Refuse what the network would fail on for all rows of the batch."""
-        codes, dense = inputs["codes"], inputs["dense"]
-        beyond = np.argwhere((codes < 0) | (codes >= np.array(self.ranker.fields.cardinalities, np.int32)))
-        if len(beyond):
-            row, column = beyond[0].tolist()
-            raise InvalidInputError(
-                f"codes[{row}, {column}] must be from 0 to {self.ranker.fields.cardinalities[column] - 1}, "
-                f"got {codes[row, column]}"
-            )
-        if not np.isfinite(dense).all():
-            raise InvalidInputError("dense must hold finite numbers only")
-
-
-_NOT_ANSWERED = AitemsError("not answered")
+NOT_ANSWERED = AitemsError("not answered")
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A request and what the bundle answered where the repository was written: canary and warm-up."""
+    """A request and what the bundle answered where the repository was written: canary and warm-up.
+
+    Attributes
+    ----------
+    inputs, outputs : tensors by name
+    tolerance : float
+        By how much numbers may differ; where they are above 1, by how much of themselves.
+    """
 
     inputs: Tensors
     outputs: Tensors
+    tolerance: float = TOLERANCE
 
     def check(self, model: str, found: Mapping[str, npt.NDArray[Any]]) -> None:
         """Compare an answer with the recorded one.
@@ -307,8 +263,7 @@ class Recorded:
         Raises
         ------
         ModelMismatchError
-            Other ids, or numbers that differ by more than 1e-4 (of the number, where it is above 1); names the first
-            output that does.
+            Other ids, or numbers that differ by more than the tolerance; names the first output that does.
         """
         numbers = next(array for array in self.outputs.values() if array.dtype.kind == "f")
         for name, wanted in self.outputs.items():
@@ -317,10 +272,10 @@ class Recorded:
                 raise ModelMismatchError(f"{model}: {name} has shape {got.shape}, recorded was {wanted.shape}")
             equal = got == wanted
             if wanted.dtype.kind == "f":
-                equal |= _near(got, wanted)
+                equal |= self._near(got, wanted)
             elif wanted.dtype.kind == "O" and wanted.shape == numbers.shape:
                 # in a batch with others sums are made in another order: what is as good as tied may change places
-                near = _near(numbers[:, 1:], numbers[:, :-1])
+                near = self._near(numbers[:, 1:], numbers[:, :-1])
                 equal[:, 1:] |= near
                 equal[:, :-1] |= near
             if not np.all(equal):
@@ -330,18 +285,21 @@ class Recorded:
                     "this server does not answer as the engine did when the repository was written"
                 )
 
+    def _near(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        near: npt.NDArray[np.bool_] = np.abs(a - b) <= self.tolerance * np.maximum(1, np.abs(b))
+        return near
+
 
 def write_recorded(path: Path, requests: Sequence[Recorded]) -> None:
     """Write recorded requests as JSON."""
-    pack = [{"inputs": _packed(r.inputs), "outputs": _packed(r.outputs)} for r in requests]
+    pack = [{"inputs": _packed(r.inputs), "outputs": _packed(r.outputs), "tolerance": r.tolerance} for r in requests]
     path.write_text(json.dumps(pack, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_recorded(path: Path) -> list[Recorded]:
     """Return what `write_recorded` wrote."""
-    return [
-        Recorded(_unpacked(r["inputs"]), _unpacked(r["outputs"])) for r in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    pack = json.loads(path.read_text(encoding="utf-8"))
+    return [Recorded(_unpacked(r["inputs"]), _unpacked(r["outputs"]), r["tolerance"]) for r in pack]
 
 
 def _packed(tensors: Tensors) -> dict[str, Any]:
@@ -373,11 +331,6 @@ def _texts(call: Call, name: str) -> list[Any]:
         raise InvalidInputError(f"{name} must have shape (rows, 1), got {'none' if array is None else array.shape}")
     texts: list[Any] = array[:, 0].tolist()
     return texts
-
-
-def _near(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    near: npt.NDArray[np.bool_] = np.abs(a - b) <= TOLERANCE * np.maximum(1, np.abs(b))
-    return near
 
 
 def _bytes_array(values: Sequence[bytes]) -> npt.NDArray[Any]:

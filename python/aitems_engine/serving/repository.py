@@ -3,7 +3,8 @@
     repository/
       category_match/
         config.pbtxt        written through Triton's own ModelConfig message, from the template in model_repository/
-        warmup/             tensors of the warm-up requests
+        warmup/             tensors of the recorded requests, asked before the model is ready
+        labels.txt          of category_classifier: the leaf of each logit
         1/                  one version: one bundle
           model.py          the shell
           recorded.json     requests with the answers the engine gave here: canary at load and while serving
@@ -28,23 +29,26 @@ import numpy.typing as npt
 from aitems_engine.bundle import Bundle
 from aitems_engine.engine import CLASSIFIER, RECOMMENDER
 from aitems_engine.errors import AitemsError, BundleError, ConfigError, require_extra
-from aitems_engine.ranking.ranker import HEAD, MODEL
-from aitems_engine.recommendation.loading import RANKER
+from aitems_engine.ranking.ranker import HEAD
+from aitems_engine.recommendation.loading import RANKER, encoder_of
 from aitems_engine.serving.models import (
     BUNDLE,
     RECORDED,
+    TOLERANCE,
     Call,
     CategoryMatch,
-    Ranking,
     Recommend,
     Recorded,
     ServedModel,
     Tensors,
     write_recorded,
 )
+from aitems_engine.serving.networks import CategoryNetwork, Network, PartModel, Ranking, UserEncoder, profile_of
 
-CONFIG, SHELL, WARMUP = "config.pbtxt", "model.py", "warmup"
+CONFIG, SHELL, WARMUP, LABELS = "config.pbtxt", "model.py", "warmup", "labels.txt"
 TARGETS = ("cpu", "onnxruntime-trt")
+GPU_BACKENDS = ("onnxruntime",)
+HALF_TOLERANCE = 2e-2  # by how much half precision may differ
 RECORDED_TITLES, RECORDED_USERS = 16, 3
 
 
@@ -64,8 +68,8 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
     out : path
         A directory that does not exist yet or is empty.
     target : "cpu" or "onnxruntime-trt"
-        For the latter the ranker's network runs on the GPU, in ONNX Runtime with TensorRT; the other models, which are
-        more than a network, run as they do on a CPU.
+        For the latter the networks alone (category_classifier, ranker) run on the GPU, in ONNX Runtime with TensorRT;
+        the other models run as they do on a CPU.
     instances : int >= 1
         Processes a model; for a model on a GPU its instances there.
 
@@ -92,8 +96,10 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
         folder = out / model.name
         folder.mkdir()
         config = _read_config(templates() / model.name / CONFIG)
-        recorded = _write_version(folder, 1, Path(bundle), model, config, on_gpu=_on_gpu(model, target))
-        _write_config(folder, config, recorded[0].inputs, instances, on_gpu=_on_gpu(model, target))
+        network = model if target != "cpu" and isinstance(model, Network) else None
+        recorded = _write_version(folder, 1, Path(bundle), model, config, on_gpu=network is not None)
+        _write_config(folder, config, recorded, instances, network)
+        _keep_labels(folder)
     return [model.name for model in models]
 
 
@@ -115,8 +121,9 @@ def add_version(repository: Path, bundle: Path) -> dict[str, int]:
             folder = repository / name
             version = max(versions_of(folder)) + 1
             config = _read_config(folder / CONFIG)
-            _write_version(folder, version, bundle, model, config, on_gpu=config.backend != "python")
+            _write_version(folder, version, bundle, model, config, on_gpu=config.backend in GPU_BACKENDS)
             added[name] = version
+            _keep_labels(folder)
     except BaseException:
         for name, version in added.items():
             remove_version(repository, name, version)
@@ -127,6 +134,7 @@ def add_version(repository: Path, bundle: Path) -> dict[str, int]:
 def remove_version(repository: Path, model: str, version: int) -> None:
     """Remove a version's files."""
     shutil.rmtree(repository / model / str(version))
+    _keep_labels(repository / model)
 
 
 def versions_of(folder: Path) -> list[int]:
@@ -136,39 +144,46 @@ def versions_of(folder: Path) -> list[int]:
 
 def models_of(bundle: str | Path) -> Iterator[ServedModel]:
     """Yield the models that a bundle has the parts for."""
-    parts = Bundle.open(bundle).parts
+    opened = Bundle.open(bundle)
+    parts = opened.parts
     if CLASSIFIER in parts:
         yield CategoryMatch()
+        yield CategoryNetwork()
     if RECOMMENDER in parts:
         yield Recommend()
+    if encoder_of(opened):
+        yield UserEncoder()
     if RANKER + HEAD in parts:
         yield Ranking()
 
 
-def _on_gpu(model: ServedModel, target: str) -> bool:
-    return target != "cpu" and isinstance(model, Ranking)
-
-
-def _write_config(folder: Path, config: Any, warmup: Tensors, instances: int, *, on_gpu: bool) -> None:
+def _write_config(
+    folder: Path, config: Any, recorded: Sequence[Recorded], instances: int, network: Network | None
+) -> None:
+    """Write a model's configuration; `network` is what runs on a GPU."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as triton
 
-    kind = triton.ModelInstanceGroup.KIND_GPU if on_gpu else triton.ModelInstanceGroup.KIND_CPU
+    kind = triton.ModelInstanceGroup.KIND_CPU if network is None else triton.ModelInstanceGroup.KIND_GPU
     config.instance_group.add(kind=kind, count=instances)
-    if on_gpu:
-        _use_tensorrt(folder, config)
+    if network is not None:
+        _use_tensorrt(folder, config, network)
     (folder / WARMUP).mkdir()
-    sample = config.model_warmup.add(name="recorded", batch_size=1)
-    for tensor in config.input:
-        if tensor.name in warmup:
-            entry = sample.inputs[tensor.name]
-            entry.data_type, entry.input_data_file = tensor.data_type, tensor.name
-            entry.dims.extend(tensor.dims)
-            (folder / WARMUP / tensor.name).write_bytes(_raw(warmup[tensor.name][:1]))
+    for number, request in enumerate(recorded):
+        # the server repeats one row as often as the batch has rows
+        rows = len(next(iter(request.inputs.values())))
+        sample = config.model_warmup.add(name=f"recorded {number}", batch_size=rows)
+        for tensor in config.input:
+            if tensor.name in request.inputs:
+                values = request.inputs[tensor.name]
+                entry = sample.inputs[tensor.name]
+                entry.data_type, entry.input_data_file = tensor.data_type, f"{number}-{tensor.name}"
+                entry.dims.extend(values.shape[1:])
+                (folder / WARMUP / entry.input_data_file).write_bytes(_raw(values[:1]))
     (folder / CONFIG).write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
 
 
-def _use_tensorrt(folder: Path, config: Any) -> None:
+def _use_tensorrt(folder: Path, config: Any, network: Network) -> None:
     """Run a network in ONNX Runtime with TensorRT: half precision, engines built once and kept beside the model."""
     config.backend = "onnxruntime"
     cache = folder.absolute() / "cache"
@@ -182,11 +197,21 @@ def _use_tensorrt(folder: Path, config: Any) -> None:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
     }
-    for bound, rows in (("min", 1), ("opt", 256), ("max", config.max_batch_size)):
-        shapes = [f"{t.name}:{'x'.join(map(str, (rows, *t.dims)))}" for t in config.input]
+    profile = profile_of(network, config.max_batch_size)
+    for place, bound in enumerate(("min", "opt", "max")):
+        shapes = [f"{name}:{'x'.join(map(str, bounds[place]))}" for name, bounds in profile.items()]
         settings[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
     for name, value in settings.items():
         accelerator.parameters[name] = value
+
+
+def _keep_labels(folder: Path) -> None:
+    """Give the server the labels of the newest version: it reads them when it loads one, beside the configuration."""
+    labels = folder / str(max(versions_of(folder))) / LABELS
+    if labels.exists():
+        new = folder / f".{LABELS}"
+        shutil.copy(labels, new)
+        new.replace(folder / LABELS)
 
 
 def _raw(tensor: npt.NDArray[Any]) -> bytes:
@@ -223,15 +248,22 @@ def _write_version(
                     f"{tensor.dims[0]}; write a new repository"
                 )
             tensor.dims[0] = width
-        if isinstance(model, Ranking) and on_gpu:
-            # the server wants exactly the inputs that the graph has
-            for tensor in [t for t in config.input if t.name not in model.ranker.inputs]:
+        if isinstance(model, CategoryNetwork) or on_gpu:
+            assert isinstance(model, Network)
+            # what the graph has: the server wants exactly that, and a classifier without a branch has nothing for it
+            for tensor in [t for t in config.input if t.name not in model.graph_inputs]:
                 config.input.remove(tensor)
-            (building / BUNDLE / (RANKER + MODEL)).rename(building / "model.onnx")
+        if on_gpu:
+            assert isinstance(model, Network)
+            config.output[0].dims[0] = model.columns
+            (building / BUNDLE / model.part).rename(building / "model.onnx")
             shutil.rmtree(building / BUNDLE)
         else:
             shutil.copy(templates() / model.name / "1" / SHELL, building / SHELL)
-        recorded = [_recorded(model, inputs) for inputs in _requests(model)]
+        if labels := model.labels():
+            (building / LABELS).write_text("".join(label + "\n" for label in labels), encoding="utf-8")
+        tolerance = HALF_TOLERANCE if on_gpu else TOLERANCE
+        recorded = [_recorded(model, inputs, tolerance) for inputs in _requests(model)]
         write_recorded(building / RECORDED, recorded)
         building.rename(folder / str(version))
         return recorded
@@ -252,11 +284,11 @@ def _link(bundle: Path, target: Path) -> None:
     shutil.copytree(bundle, target, copy_function=link)
 
 
-def _recorded(model: ServedModel, inputs: Tensors) -> Recorded:
+def _recorded(model: ServedModel, inputs: Tensors, tolerance: float) -> Recorded:
     answer = model.answer([Call(inputs, {}, frozenset())])[0]
     if isinstance(answer, AitemsError):
         raise answer
-    return Recorded(inputs, answer)
+    return Recorded(inputs, answer, tolerance)
 
 
 def _requests(model: ServedModel) -> Sequence[Tensors]:
@@ -267,11 +299,8 @@ def _requests(model: ServedModel) -> Sequence[Tensors]:
         malls = [path.rpartition(" > ")[0] for path in paths]
         both = {"TITLE": _column(titles), "MALL_CATEGORY": _column(malls)}
         return [{"TITLE": _column(titles[:1])}, both]
-    if isinstance(model, Ranking):
-        # nothing known, and the last of everything
-        last = np.array(model.ranker.fields.cardinalities, np.int32) - 1
-        dense = np.zeros((2, model.ranker.fields.dense), np.float32)
-        return [{"codes": np.stack([0 * last, last]), "dense": dense}]
+    if isinstance(model, PartModel):
+        return model.examples()
     assert isinstance(model, Recommend)
     return [{"REQUEST": _column([text])} for text in model.example_requests(RECORDED_USERS)]
 
