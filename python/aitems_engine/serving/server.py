@@ -35,7 +35,7 @@ CANARY_DEADLINE_S = 5.0
 CANARY_EVERY_S, CANARY_FAILURES = 2.0, 3
 DRAIN_S, AFTER_DRAIN_S = 30, 5
 DRAINED = "All models are stopped"
-LOG_LINES = 200
+LOG_LINES, ERROR_LINES = 60, 2
 KEY_HEADER = "aitems-key"
 STUB = "triton_python_backend_stub"
 _LIBC = ctypes.CDLL(None)
@@ -82,6 +82,7 @@ class TritonServer:
         self._memory_prefix = f"aitems-{secrets.token_hex(6)}-"
         self._process: subprocess.Popen[str] | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._errors: deque[str] = deque(maxlen=ERROR_LINES)  # what unloads many models writes more than LOG_LINES
         self._drained = threading.Event()
         self._expected: dict[str, int] = {}
         self._failures: Counter[str] = Counter()
@@ -158,6 +159,8 @@ class TritonServer:
         assert process.stdout is not None
         for line in process.stdout:
             self._lines.append(line)
+            if re.match(r"E\d{4} ", line):
+                self._errors.append(line)
             if DRAINED in line:
                 self._drained.set()
             self._log(line.rstrip("\n"))
@@ -166,8 +169,7 @@ class TritonServer:
         """Return the error with which the server ended, or else its last lines, without tables."""
         lines = [line for line in self._lines if line[:1] not in "|+\n"]
         ends = [i for i, line in enumerate(lines) if line.startswith("error:")]
-        logged = [line for line in lines if re.match(r"E\d{4} ", line)][-2:]
-        return "".join([*logged, *lines[ends[-1] if ends else -10 :]]).strip()
+        return "".join([*self._errors, *lines[ends[-1] if ends else -10 :]]).strip()
 
     def _wait_for_canaries(self) -> None:
         assert self._process is not None
