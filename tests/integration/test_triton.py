@@ -34,6 +34,7 @@ from aitems_engine.ranking.ranker import open_ranker
 from aitems_engine.recommendation import load_recommender
 from aitems_engine.runtime import OnnxScorer
 from aitems_engine.serving.client import Client
+from aitems_engine.serving.installation import Installation
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
 from aitems_engine.serving.server import TritonServer
 
@@ -230,6 +231,29 @@ def test_networks_of_a_gpu_on_a_fake(bundle: Path, tmp_path: Path, classifier: C
         found = client.infer("category_classifier", ids_of(classifier, ["apple"], [None]))["logits"]
         best = classifier.classify(["apple"], top_k=1).label_indices[0, 0]
         assert found[0].argmax() == best
+
+
+class CachingServer(TritonServer):
+    def _options(self) -> list[str]:
+        wheel = Installation.find().wheel
+        folder = [f"--cache-directory={wheel}/caches"] if wheel else []
+        return [*super()._options(), "--cache-config=local,size=16777216", *folder]
+
+
+def test_cached_answers_are_right(tmp_path: Path) -> None:
+    # the cache knows a request by its tensors alone: it must be off where parameters or wanted outputs matter
+    write_tiny_bundle(tmp_path / "bundle")
+    export_repository(tmp_path / "bundle", tmp_path / "models")
+    classifier = Bundle.open_as(tmp_path / "bundle", partial(load_classifier, execution="onnx", mode="exact"))
+    with CachingServer(tmp_path / "models", grpc_port=0, metrics_port=0) as server, Client(server.address) as client:
+        for top_k in (2, 4):
+            assert client.classify(["apple"], top_k=top_k).leaf_ids.shape == (1, top_k)
+        found = [client.infer("category_classifier", ids_of(classifier, ["apple"], [None]))["logits"] for _ in range(3)]
+        np.testing.assert_array_equal(found[1:], found[:1] * 2)
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
+            metrics = answer.read().decode()
+    assert 'nv_cache_num_hits_per_model{model="category_classifier",version="1"} 2' in metrics
+    assert 'nv_cache_num_hits_per_model{model="category_match"' not in metrics
 
 
 def test_stream_through_the_server(server: TritonServer, engine: Engine) -> None:
