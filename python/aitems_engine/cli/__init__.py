@@ -28,6 +28,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("train", "ranking"): ("train_ranking", "train a ranker on impressions: deepfm, dlrm, dcn-v2, esmm"),
     ("stream", "classify"): ("stream_classify", "classify the products of a Kafka topic into another one"),
     ("export", "triton"): ("export_triton", "write the repository of models that Triton serves a bundle from"),
+    ("compile",): ("compile", "build TensorRT plans of a bundle's networks on the host that serves them"),
     ("serve",): ("serve", "serve a bundle over gRPC and HTTP with Triton"),
     ("classify",): ("classify", "categories for the products of a file"),
     ("bundle", "build"): ("bundle_build", "catalogue, retrievers, ranker, rules and classifier as one bundle"),

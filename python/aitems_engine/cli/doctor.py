@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "core": ("", ("numpy", "onnxruntime")),
     "training": ("train", ("torch", "onnx", "safetensors", "tokenizers", "pyarrow", "matplotlib", "tqdm")),
     "serving": ("triton", ("nvidia-pytriton", "tritonclient")),
+    "compiling": ("tensorrt", ("tensorrt", "cuda-bindings", "onnx")),
     "streaming": ("stream", ("confluent-kafka", "msgspec", "prometheus-client")),
 }
 

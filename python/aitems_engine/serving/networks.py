@@ -73,33 +73,47 @@ class Network(PartModel):
     ----------
     part : str
         Name of the graph in the bundle.
+    max_rows : int
+        Of a batch: `max_batch_size` in model_repository/.
     graph_inputs : sequence of str
         Those that this graph has.
     columns : int
         Of the logits.
+    bundle : Path
     """
 
     part: ClassVar[str]
+    max_rows: ClassVar[int]
     outputs = frozenset({"logits"})
     graph_inputs: Sequence[str]
     columns: int
+    bundle: Path
+
+    def graph(self) -> bytes:
+        """Return the graph as ONNX."""
+        return (self.bundle / self.part).read_bytes()
+
+    def feeds(self, tensors: Tensors) -> Tensors:
+        """Return the server's tensors, which have rows and columns, as the graph takes them."""
+        return {
+            name: tensors[name].reshape(-1, *tensors[name].shape[1:] if usual else ())
+            for name, (_, usual, _) in self.shapes().items()
+        }
 
     @abstractmethod
     def shapes(self) -> dict[str, Shapes]:
         """Return the shapes of one row of each of the graph's inputs."""
 
+    def profile(self) -> dict[str, Shapes]:
+        """Return the shapes of batches."""
+        return {
+            name: ((1, *least), (min(ROWS_USUAL, self.max_rows), *usual), (self.max_rows, *most))
+            for name, (least, usual, most) in self.shapes().items()
+        }
+
     @abstractmethod
     def samples(self, rows: int) -> Tensors:
         """Return about so many rows of what it is asked in earnest, to calibrate and to compare with."""
-
-
-def profile_of(network: Network, rows: int) -> dict[str, Shapes]:
-    """Return the shapes of batches of up to `rows` rows."""
-    sizes = 1, min(ROWS_USUAL, rows), rows
-    return {
-        name: ((sizes[0], *least), (sizes[1], *usual), (sizes[2], *most))
-        for name, (least, usual, most) in network.shapes().items()
-    }
 
 
 class CategoryNetwork(Network):
@@ -107,6 +121,7 @@ class CategoryNetwork(Network):
 
     name = "category_classifier"
     part = "model.onnx"
+    max_rows = 256
     _classifier: CategoryClassifier
     _scorer: OnnxScorer
 
@@ -118,7 +133,7 @@ class CategoryNetwork(Network):
         self._classifier = Bundle.open_as(bundle, partial(load_classifier, execution="onnx", mode="exact"))
         scorer = self._classifier.scorer
         assert isinstance(scorer, OnnxScorer)
-        self._scorer, self.columns = scorer, scorer.classes
+        self._scorer, self.columns, self.bundle = scorer, scorer.classes, bundle
         self.graph_inputs = list(self._feeds([""], [""]))
 
     def labels(self) -> list[str]:
@@ -177,6 +192,7 @@ class Ranking(Network):
 
     name = "ranker"
     part = RANKER + MODEL
+    max_rows = 1024
     ranker: Ranker
 
     def open(self, bundle: Path, settings: Mapping[str, str]) -> None:
@@ -184,7 +200,7 @@ class Ranking(Network):
         ranker = Bundle.open_as(bundle, load_recommender).ranker
         if ranker is None:
             raise InvalidInputError(f"bundle '{bundle}' has no ranker")
-        self.ranker, self.graph_inputs, self.columns, self._bundle = ranker, ranker.inputs, ranker.outputs, bundle
+        self.ranker, self.graph_inputs, self.columns, self.bundle = ranker, ranker.inputs, ranker.outputs, bundle
 
     def widths(self) -> dict[str, int]:
         """Return the numbers of columns."""
@@ -205,7 +221,7 @@ class Ranking(Network):
         """Return the features of popular items for users that the bundle knows."""
         from aitems_engine.ranking import FeatureQuery
 
-        recommender = Bundle.open_as(self._bundle, load_recommender)
+        recommender = Bundle.open_as(self.bundle, load_recommender)
         assert recommender.features is not None
         popular = recommender.popular[:POPULAR]
         users = max(1, rows // max(1, len(popular)))

@@ -19,9 +19,9 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -43,12 +43,14 @@ from aitems_engine.serving.models import (
     Tensors,
     write_recorded,
 )
-from aitems_engine.serving.networks import CategoryNetwork, Network, PartModel, Ranking, UserEncoder, profile_of
+from aitems_engine.serving.networks import CategoryNetwork, Network, PartModel, Ranking, UserEncoder
+from aitems_engine.serving.plans import TOLERANCES, PlanBuilder, plan_of
 
 CONFIG, SHELL, WARMUP, LABELS = "config.pbtxt", "model.py", "warmup", "labels.txt"
-TARGETS = ("cpu", "onnxruntime-trt")
-GPU_BACKENDS = ("onnxruntime",)
-HALF_TOLERANCE = 2e-2  # by how much half precision may differ
+TARGETS = ("cpu", "onnxruntime-trt", "tensorrt")
+PLANS = Path("plans")
+# puts what a GPU runs into a version; returns by how much its answers may differ
+Place: TypeAlias = Callable[[Network, Path], float]
 RECORDED_TITLES, RECORDED_USERS = 16, 3
 
 
@@ -58,7 +60,16 @@ def templates() -> Path:
     return next(p for p in (here.parent / "model_repository", here.parents[3] / "model_repository") if p.is_dir())
 
 
-def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu", instances: int = 1) -> list[str]:
+def export_repository(
+    bundle: str | Path,
+    out: str | Path,
+    *,
+    target: str = "cpu",
+    instances: int = 1,
+    plans: Path = PLANS,
+    precision: str = "fp16",
+    builder: PlanBuilder | None = None,
+) -> list[str]:
     """Write a repository that serves a bundle; return the names of its models.
 
     Parameters
@@ -67,11 +78,14 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
         What it holds decides which models there are.
     out : path
         A directory that does not exist yet or is empty.
-    target : "cpu" or "onnxruntime-trt"
-        For the latter the networks alone (category_classifier, ranker) run on the GPU, in ONNX Runtime with TensorRT;
-        the other models run as they do on a CPU.
+    target : "cpu", "onnxruntime-trt" or "tensorrt"
+        For the latter two the networks alone (category_classifier, ranker) run on the GPU, in ONNX Runtime with
+        TensorRT or as TensorRT plans; the other models run as they do on a CPU.
     instances : int >= 1
         Processes a model; for a model on a GPU its instances there.
+    plans, precision, builder
+        For "tensorrt": where plans are kept, their precision and what builds those that are not there yet, by default
+        the TensorRT of this host; see `plan_of`.
 
     Raises
     ------
@@ -80,7 +94,9 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
     ConfigError
         An unknown target, `instances` < 1, or `out` is taken.
     MissingExtraError
-        The extra `triton` is not installed.
+        The extra `triton` is not installed, or for "tensorrt" what builds plans.
+    ModelMismatchError
+        A plan deviates from ONNX Runtime.
     """
     require_extra("triton", "tritonclient")
     if target not in TARGETS:
@@ -90,6 +106,9 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"'{out}' is not empty; choose another directory or remove it")
+    place: Place | None = _place_graph if target == "onnxruntime-trt" else None
+    if target == "tensorrt":
+        place = _plan_placer(plans, precision, builder)
     out.mkdir(parents=True, exist_ok=True)
     models = list(models_of(bundle))
     for model in models:
@@ -97,14 +116,23 @@ def export_repository(bundle: str | Path, out: str | Path, *, target: str = "cpu
         folder.mkdir()
         config = _read_config(templates() / model.name / CONFIG)
         network = model if target != "cpu" and isinstance(model, Network) else None
-        recorded = _write_version(folder, 1, Path(bundle), model, config, on_gpu=network is not None)
-        _write_config(folder, config, recorded, instances, network)
+        recorded = _write_version(folder, 1, Path(bundle), model, config, place if network else None)
+        if network is not None and target == "tensorrt":
+            config.backend = "tensorrt"
+            # for a bundle that takes over
+            config.parameters["plans"].string_value = str(plans.absolute())
+            config.parameters["precision"].string_value = precision
+        elif network is not None:
+            _use_onnxruntime(folder, config, network)
+        _write_config(folder, config, recorded, instances, on_gpu=network is not None)
         _keep_labels(folder)
     return [model.name for model in models]
 
 
-def add_version(repository: Path, bundle: Path) -> dict[str, int]:
+def add_version(repository: Path, bundle: Path, *, builder: PlanBuilder | None = None) -> dict[str, int]:
     """Put a bundle beside those that a repository serves; return the new version of each model.
+
+    Plans of TensorRT are built by `builder`, by default the TensorRT of this host.
 
     Raises
     ------
@@ -121,7 +149,11 @@ def add_version(repository: Path, bundle: Path) -> dict[str, int]:
             folder = repository / name
             version = max(versions_of(folder)) + 1
             config = _read_config(folder / CONFIG)
-            _write_version(folder, version, bundle, model, config, on_gpu=config.backend in GPU_BACKENDS)
+            place: Place | None = _place_graph if config.backend == "onnxruntime" else None
+            if config.backend == "tensorrt":
+                kept, precision = (config.parameters[key].string_value for key in ("plans", "precision"))
+                place = _plan_placer(Path(kept), precision, builder)
+            _write_version(folder, version, bundle, model, config, place)
             added[name] = version
             _keep_labels(folder)
     except BaseException:
@@ -157,17 +189,31 @@ def models_of(bundle: str | Path) -> Iterator[ServedModel]:
         yield Ranking()
 
 
-def _write_config(
-    folder: Path, config: Any, recorded: Sequence[Recorded], instances: int, network: Network | None
-) -> None:
-    """Write a model's configuration; `network` is what runs on a GPU."""
+def _place_graph(network: Network, folder: Path) -> float:
+    _link_file(network.bundle / network.part, folder / "model.onnx")
+    return TOLERANCES["fp16"]
+
+
+def _plan_placer(plans: Path, precision: str, builder: PlanBuilder | None) -> Place:
+    if builder is None:
+        from aitems_engine.serving.tensorrt_builder import TensorRtBuilder
+
+        builder = TensorRtBuilder()
+
+    def place(network: Network, folder: Path) -> float:
+        plan = plan_of(network, builder, plans, precision)
+        _link_file(plan.path, folder / "model.plan")
+        return plan.tolerance
+
+    return place
+
+
+def _write_config(folder: Path, config: Any, recorded: Sequence[Recorded], instances: int, *, on_gpu: bool) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as triton
 
-    kind = triton.ModelInstanceGroup.KIND_CPU if network is None else triton.ModelInstanceGroup.KIND_GPU
+    kind = triton.ModelInstanceGroup.KIND_GPU if on_gpu else triton.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(kind=kind, count=instances)
-    if network is not None:
-        _use_tensorrt(folder, config, network)
     (folder / WARMUP).mkdir()
     for number, request in enumerate(recorded):
         # the server repeats one row as often as the batch has rows
@@ -183,7 +229,7 @@ def _write_config(
     (folder / CONFIG).write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")
 
 
-def _use_tensorrt(folder: Path, config: Any, network: Network) -> None:
+def _use_onnxruntime(folder: Path, config: Any, network: Network) -> None:
     """Run a network in ONNX Runtime with TensorRT: half precision, engines built once and kept beside the model."""
     config.backend = "onnxruntime"
     cache = folder.absolute() / "cache"
@@ -197,7 +243,7 @@ def _use_tensorrt(folder: Path, config: Any, network: Network) -> None:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
     }
-    profile = profile_of(network, config.max_batch_size)
+    profile = network.profile()
     for place, bound in enumerate(("min", "opt", "max")):
         shapes = [f"{name}:{'x'.join(map(str, bounds[place]))}" for name, bounds in profile.items()]
         settings[f"trt_profile_{bound}_shapes"] = ",".join(shapes)
@@ -232,7 +278,7 @@ def _read_config(path: Path) -> Any:
 
 
 def _write_version(
-    folder: Path, version: int, bundle: Path, model: ServedModel, config: Any, *, on_gpu: bool
+    folder: Path, version: int, bundle: Path, model: ServedModel, config: Any, place: Place | None
 ) -> list[Recorded]:
     """Write a version with the answers that it gives here, and the bundle's widths into an open configuration."""
     building = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=folder.parent))
@@ -248,21 +294,21 @@ def _write_version(
                     f"{tensor.dims[0]}; write a new repository"
                 )
             tensor.dims[0] = width
-        if isinstance(model, CategoryNetwork) or on_gpu:
+        tolerance = TOLERANCE
+        if isinstance(model, CategoryNetwork) or place:
             assert isinstance(model, Network)
             # what the graph has: the server wants exactly that, and a classifier without a branch has nothing for it
             for tensor in [t for t in config.input if t.name not in model.graph_inputs]:
                 config.input.remove(tensor)
-        if on_gpu:
+        if place:
             assert isinstance(model, Network)
             config.output[0].dims[0] = model.columns
-            (building / BUNDLE / model.part).rename(building / "model.onnx")
+            tolerance = place(model, building)
             shutil.rmtree(building / BUNDLE)
         else:
             shutil.copy(templates() / model.name / "1" / SHELL, building / SHELL)
         if labels := model.labels():
             (building / LABELS).write_text("".join(label + "\n" for label in labels), encoding="utf-8")
-        tolerance = HALF_TOLERANCE if on_gpu else TOLERANCE
         recorded = [_recorded(model, inputs, tolerance) for inputs in _requests(model)]
         write_recorded(building / RECORDED, recorded)
         building.rename(folder / str(version))
@@ -273,15 +319,15 @@ def _write_version(
 
 def _link(bundle: Path, target: Path) -> None:
     """Link the files of a bundle; copy where the file system does not link. Opening it says whether it is whole."""
+    shutil.copytree(bundle, target, copy_function=_link_file)
 
-    def link(source: str, copy: str) -> str:
-        try:
-            os.link(source, copy)
-        except OSError:
-            shutil.copy2(source, copy)
-        return copy
 
-    shutil.copytree(bundle, target, copy_function=link)
+def _link_file(source: str | Path, target: str | Path) -> str | Path:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def _recorded(model: ServedModel, inputs: Tensors, tolerance: float) -> Recorded:
