@@ -20,6 +20,7 @@ import onnxruntime
 import pytest
 from tests.integration.triton_kit import needs_triton, post, run_on_a_fake, under_load, write_both
 from tests.tiny_bundle import SYLLABLES, write_tiny_bundle
+from tests.unit.test_plans import FakeBuilder
 from tests.unit.test_recommender import catalogue, requests, same
 
 from aitems_engine import Engine, Request
@@ -35,6 +36,7 @@ from aitems_engine.recommendation import load_recommender
 from aitems_engine.runtime import OnnxScorer
 from aitems_engine.serving.client import Client
 from aitems_engine.serving.installation import Installation
+from aitems_engine.serving.networks import CategoryNetwork, Ranking
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
 from aitems_engine.serving.server import TritonServer
 
@@ -198,39 +200,46 @@ def test_user_encoder_equals_the_embedded_one(client: Client, bundle: Path) -> N
         np.testing.assert_allclose(alone, wanted[row : row + 1], atol=1e-4)
 
 
-def test_configurations_for_a_gpu(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime-trt", "tensorrt"])
+def test_configurations_for_a_gpu(bundle: Path, tmp_path: Path, target: str, classifier: CategoryClassifier) -> None:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
-    assert export_repository(bundle, tmp_path / "models", target="onnxruntime-trt") == MODELS
-    for name in ("category_classifier", "ranker"):
-        text = (tmp_path / "models" / name / CONFIG).read_text()
+    models, fake = tmp_path / "models", FakeBuilder()
+    assert export_repository(bundle, models, target=target, plans=tmp_path / "plans", builder=fake) == MODELS
+    for network in (CategoryNetwork, Ranking):
+        text = (models / network.name / CONFIG).read_text()
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
-        accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator[0]
-        assert (config.backend, accelerator.name) == ("onnxruntime", "tensorrt")
+        assert config.backend == target.removesuffix("-trt")
+        assert config.max_batch_size == network.max_rows
         assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
         # the graph is what the configuration says
-        session = onnxruntime.InferenceSession(tmp_path / "models" / name / "1/model.onnx")
+        (graph,) = (models / network.name / "1").glob("model.*")
+        assert graph.name == ("model.onnx" if target == "onnxruntime-trt" else "model.plan")
+        session = onnxruntime.InferenceSession(graph)
         ranks = {tensor.name: len(tensor.shape) for tensor in session.get_inputs()}
         assert {t.name: 2 - t.HasField("reshape") for t in config.input} == ranks
         columns = {output.name: output.shape[1] for output in session.get_outputs()}
         assert {t.name: t.dims[0] for t in config.output}.items() <= columns.items()
-        most = dict(part.split(":") for part in accelerator.parameters["trt_profile_max_shapes"].split(","))
-        assert {n: len(shape.split("x")) for n, shape in most.items()} == ranks
-        assert {int(shape.split("x")[0]) for shape in most.values()} == {config.max_batch_size}
-
-
-def test_networks_of_a_gpu_on_a_fake(bundle: Path, tmp_path: Path, classifier: CategoryClassifier) -> None:
-    """The configurations, warm-up and recorded answers in the real server: only what runs the graph is a fake."""
-    export_repository(bundle, tmp_path / "models", target="onnxruntime-trt")
-    for name in ("category_match", "recommend", "user_encoder"):
-        shutil.rmtree(tmp_path / "models" / name)
-    for name in ("category_classifier", "ranker"):
-        run_on_a_fake(tmp_path / "models" / name)
-    with TritonServer(tmp_path / "models", grpc_port=0) as server, Client(server.address, retries=0) as client:
+        if target == "onnxruntime-trt":
+            accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator[0]
+            assert accelerator.name == "tensorrt"
+            most = dict(part.split(":") for part in accelerator.parameters["trt_profile_max_shapes"].split(","))
+            assert {n: len(shape.split("x")) for n, shape in most.items()} == ranks
+            assert {int(shape.split("x")[0]) for shape in most.values()} == {network.max_rows}
+    # in the real server, with strict configuration: only what runs the graph is a fake
+    write_both(tmp_path / "next", seed=11)
+    assert add_version(models, tmp_path / "next", builder=fake) == dict.fromkeys(sorted(MODELS), 2)
+    for name in MODELS:
+        remove_version(models, name, 1)
+        if name in ("category_classifier", "ranker"):
+            run_on_a_fake(models / name)
+        else:
+            shutil.rmtree(models / name)
+    with TritonServer(models, grpc_port=0) as server, Client(server.address, retries=0) as client:
+        assert server.models == ["category_classifier", "ranker"]
         found = client.infer("category_classifier", ids_of(classifier, ["apple"], [None]))["logits"]
-        best = classifier.classify(["apple"], top_k=1).label_indices[0, 0]
-        assert found[0].argmax() == best
+        assert found[0].argmax() == Engine.open(tmp_path / "next").classify(["apple"], top_k=1).label_indices[0, 0]
 
 
 class CachingServer(TritonServer):

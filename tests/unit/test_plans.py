@@ -21,7 +21,6 @@ from aitems_engine.serving.plan_graph import Feeds, builder_flags, plan_graph, r
 from aitems_engine.serving.plans import Host, check_answers, check_precision, layer_precisions, plan_of
 
 pytest.importorskip("scipy")  # the recommender of the bundle is fitted with it
-pytestmark = pytest.mark.native
 HOST = Host("11.1.0", "Fake GPU", "550.54.15")
 
 
