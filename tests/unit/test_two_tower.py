@@ -19,6 +19,7 @@ from aitems_engine.events import Interactions, leave_one_out
 from aitems_engine.retrieval import TwoTower, open_retriever, save_retriever
 from aitems_engine.retrieval import files as retriever_files
 from aitems_engine.runtime import safetensors_bytes
+from aitems_engine.training.losses import sampled_softmax_loss
 from aitems_engine.training.two_tower import (
     TwoTowerSettings,
     TwoTowerTraining,
@@ -26,7 +27,6 @@ from aitems_engine.training.two_tower import (
     best_epoch,
     fit_two_tower,
     normalize,
-    sampled_softmax_loss,
 )
 
 _spec = importlib.util.spec_from_file_location(

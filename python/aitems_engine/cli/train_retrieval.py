@@ -1,8 +1,8 @@
 """Train a retriever on events: from a user's history to the items worth ranking.
 
-NAME is popularity, item-knn, ease, gf-cf, ials or two-tower. The result is a directory that holds the retriever and
-the histories it was made from. Events are a table with user_id and item_id (Parquet, CSV, TSV, JSONL; timestamp,
-event_type and event_id where there are any), RecBole's .inter, or lines of `user item item ...` (.txt).
+NAME is popularity, item-knn, ease, gf-cf, ials, two-tower or sasrec. The result is a directory that holds the
+retriever and the histories it was made from. Events are a table with user_id and item_id (Parquet, CSV, TSV, JSONL;
+timestamp, event_type and event_id where there are any), RecBole's .inter, or lines of `user item item ...` (.txt).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ EXAMPLES = """  aitems train retrieval gf-cf --events events.parquet --out model
   aitems train retrieval ials --events history.txt --out model --rank 128 --epochs 12
   aitems train retrieval popularity --events events.parquet --out model --half-life-days 7 --event-type purchase
   aitems train retrieval two-tower --events events.parquet --products products.parquet --out model --checkpoint state
+  aitems train retrieval sasrec --events events.parquet --out model --checkpoint state --refit
 """
 
 
@@ -50,27 +51,51 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     ),
     "rank": (int, ("gf-cf", "ials"), "singular vectors or dimensions (default: gf-cf 256, ials 64)"),
     "alpha": (float, ("gf-cf",), "weight of the ideal low-pass filter (default 0.3)"),
-    "epochs": (int, ("ials", "two-tower"), "default: ials 16, two-tower 20 at most"),
+    "epochs": (int, ("ials", "two-tower", "sasrec"), "default: ials 16; at most, two-tower 20, sasrec 40"),
     "unobserved": (float, ("ials",), "weight of a pair that was not observed (default 0.1)"),
-    "dim": (int, ("two-tower",), "of the vectors (default 64)"),
+    "dim": (int, ("two-tower", "sasrec"), "of the vectors (default 64)"),
     "hidden": (sizes, ("two-tower",), "hidden layers of the user tower, e.g. 128,64 (default none)"),
     "temperature": (float, ("two-tower",), "of the softmax (default 0.07)"),
-    "logq": (float, ("two-tower",), "share of log(expected draws) that is subtracted, 0 to 1 (default 1)"),
+    "logq": (float, ("two-tower", "sasrec"), "share of log(expected draws) that is subtracted, 0 to 1 (default 1)"),
     "uniform": (int, ("two-tower",), "items drawn uniformly as negatives of a step (default 2048)"),
     "id_dropout": (float, ("two-tower",), "share of items whose attributes stand alone in training (default 0.1)"),
-    "validation": (int, ("two-tower",), "users to stop training by (default 2000, half of them at most); 0 = none"),
-    "patience": (int, ("two-tower",), "epochs without a higher recall before it stops (default 3)"),
+    "validation": (
+        int,
+        ("two-tower", "sasrec"),
+        "users to stop training by, half of them at most (default: two-tower 2000, sasrec 5000); 0 = none",
+    ),
+    "patience": (
+        int,
+        ("two-tower", "sasrec"),
+        "epochs without a better validation before it stops (default: two-tower 3, sasrec 5)",
+    ),
     "table_learning_rate": (float, ("two-tower",), "of the vectors (default 0.2)"),
-    "threads": (int, ("two-tower",), "0 = as many as torch chooses"),
-    "device": (str, ("two-tower",), "as torch names it, e.g. cpu or cuda:0 (default: GPU if there)"),
-    "seed": (int, ("gf-cf", "ials", "two-tower"), "default 0"),
+    "threads": (int, ("two-tower", "sasrec"), "0 = as many as torch chooses"),
+    "device": (str, ("two-tower", "sasrec"), "as torch names it, e.g. cpu or cuda:0 (default: GPU if there)"),
+    "seed": (int, ("gf-cf", "ials", "two-tower", "sasrec"), "default 0"),
+    "blocks": (int, ("sasrec",), "of the transformer (default 2)"),
+    "heads": (int, ("sasrec",), "of each block; dim is a multiple (default 2)"),
+    "longest": (
+        int,
+        ("two-tower", "sasrec"),
+        "newest items of a history that are seen (default: two-tower 100, sasrec 50)",
+    ),
+    "dropout": (float, ("sasrec",), "default 0.5; less for much data"),
+    "history_dropout": (float, ("sasrec",), "share of a history's items that are left out in training (default 0)"),
+    "loss": (str, ("sasrec",), "full, sampled or gbce (default full: cross entropy over all items)"),
+    "negatives": (int, ("sasrec",), "items drawn in a step for sampled and gbce (default 1024)"),
+    "tokens": (int, ("sasrec",), "items of histories in a step (default 1024)"),
+    "bfloat16": (bool, ("sasrec",), "multiply the full cross entropy in bfloat16: faster with AMX"),
+    "learning_rate": (float, ("sasrec",), "of AdamW (default 0.002)"),
+    "weight_decay": (float, ("sasrec",), "of AdamW (default 0)"),
+    "refit": (bool, ("sasrec",), "train anew on everything for as many epochs as were best"),
     "past_only": (bool, ("two-tower",), "learn from the items before the target, not from all others"),
     "products": (Path, ("two-tower",), "file of products: their attributes, and items that no event knows"),
     "taxonomy": (Path, ("two-tower",), "category tree of the products: adds its levels as attributes"),
-    "checkpoint": (Path, ("two-tower",), "file of the training's state, to stop and go on later"),
+    "checkpoint": (Path, ("two-tower", "sasrec"), "file of the training's state, to stop and go on later"),
 }
 EVENT_EXAMPLE = "user_id=member"
-NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials", "two-tower")
+NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials", "two-tower", "sasrec")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     if args.name == "ials":
         chosen["progress"] = iter if args.quiet else progress("ials", "epoch")
-    if args.name == "two-tower":
+    if args.name in ("two-tower", "sasrec"):
         chosen["quiet"] = args.quiet
     fits: dict[str, Callable[..., Retriever]] = {
         "popularity": training.fit_popularity,
@@ -134,6 +159,7 @@ def run(args: argparse.Namespace) -> None:
         "gf-cf": training.fit_gf_cf,
         "ials": training.fit_ials,
         "two-tower": fit_towers,
+        "sasrec": fit_sequences,
     }
     retriever = fits[args.name](interactions, **chosen)
     seconds = time.perf_counter() - began
@@ -181,6 +207,29 @@ def fit_towers(
     print(
         f"epoch {best} of {len(found.history)} is best"
         + (f", recall@20 {recall:.4f} on the items kept to stop by" if recall is not None else "")
+    )
+    return found.retriever
+
+
+def fit_sequences(
+    interactions: Interactions, *, checkpoint: Path | None = None, quiet: bool = False, **settings: Any
+) -> Retriever:
+    """Return the trained SASRec retriever."""
+    from aitems_engine.errors import require_extra
+
+    require_extra("train", "torch")
+    from aitems_engine.training.progress import bar
+    from aitems_engine.training.sasrec import SasrecSettings, fit_sasrec
+    from aitems_engine.training.sequences import best_epoch
+
+    with bar(not quiet, "sasrec") as on_step:
+        found = fit_sasrec(interactions, SasrecSettings(**settings), checkpoint=checkpoint, on_step=on_step)
+    best = best_epoch(found.history)
+    ndcg = found.history[best - 1].ndcg
+    print(
+        f"epoch {best} of {len(found.history)} is best"
+        + (f", NDCG@10 {ndcg:.4f} on the items kept to stop by" if ndcg is not None else "")
+        + (f"; trained anew on everything for {found.refitted}" if found.refitted else "")
     )
     return found.retriever
 

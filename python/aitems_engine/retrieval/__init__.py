@@ -10,6 +10,7 @@ from aitems_engine.retrieval.item_knn import ItemKnn
 from aitems_engine.retrieval.merge import Merged, merge
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Candidates, Retriever, scored_candidates
+from aitems_engine.retrieval.sasrec import Sasrec
 from aitems_engine.retrieval.two_tower import TwoTower
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Merged",
     "Popularity",
     "Retriever",
+    "Sasrec",
     "TwoTower",
     "merge",
     "open_retriever",

@@ -27,11 +27,14 @@ from aitems_engine.retrieval.item_knn import ItemKnn
 from aitems_engine.retrieval.nearest import INDEXED_FROM, VectorRetriever, build_index
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
+from aitems_engine.retrieval.sasrec import Sasrec
 from aitems_engine.retrieval.two_tower import TwoTower
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
-Kind: TypeAlias = "type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower]"
-KINDS: dict[str, Kind] = {c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower)}
+Kind: TypeAlias = (
+    "type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower] | type[Sasrec]"
+)
+KINDS: dict[str, Kind] = {c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower, Sasrec)}
 _MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES, _INDEX = (
     "retriever.json",
     "retriever.safetensors",

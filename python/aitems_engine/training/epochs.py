@@ -6,18 +6,22 @@ early, or goes on from its checkpoint, follows the same path.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from aitems_engine.errors import TrainingError
+from aitems_engine.events import Interactions
 from aitems_engine.training import checkpoint as checkpoints
 from aitems_engine.training.row_table import RowTable
 
@@ -66,6 +70,16 @@ def rate_at(step: int, total_steps: int, warmup_share: float) -> float:
     return warm * max(0.0, 1 - progress)
 
 
+def fingerprint(x: Interactions, settings: DataclassInstance, *arrays: npt.NDArray[Any]) -> torch.Tensor:
+    """Return what a checkpoint must have been written with, as four numbers."""
+    chosen = {k: v for k, v in asdict(settings).items() if k not in ("threads", "device", "patience")}
+    digest = hashlib.sha256(json.dumps(chosen).encode())
+    digest.update(json.dumps(x.item_ids).encode())
+    for values in (x.splits, x.items, *arrays):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
+
+
 def descend(
     loss: torch.Tensor,
     optimizer: torch.optim.Optimizer,
@@ -92,10 +106,10 @@ def descend(
     """
     value = float(loss.detach())
     if not math.isfinite(value):
+        tables_too = f", and {schedule.table_learning_rate:g} for the tables" if schedule.table_learning_rate else ""
         raise TrainingError(
             f"the loss is {value} in batch {number + 1} of epoch {epoch}; lower the learning rates (now "
-            f"{schedule.learning_rate:g}, and {schedule.table_learning_rate:g} for the tables) and check that what it "
-            "learns from is finite"
+            f"{schedule.learning_rate:g}{tables_too}) and check that what it learns from is finite"
         )
     rate = rate_at((epoch - 1) * batches + number, schedule.epochs * batches, schedule.warmup_share)
     for group in optimizer.param_groups:

@@ -12,13 +12,10 @@ Knows nothing of files but its checkpoint. Slow twin of the loss: tests/referenc
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +28,8 @@ from aitems_engine.evaluation.ranking import evaluate_ranking
 from aitems_engine.events import Interactions
 from aitems_engine.retrieval import TwoTower
 from aitems_engine.retrieval.two_tower import LENGTH_MIN
-from aitems_engine.training.epochs import descend, pick_device, run_epochs, torch_threads
+from aitems_engine.training.epochs import descend, fingerprint, pick_device, run_epochs, torch_threads
+from aitems_engine.training.losses import sampled_softmax_loss
 from aitems_engine.training.row_table import RowTable
 
 VALIDATION_K = 20
@@ -239,7 +237,7 @@ def fit_two_tower(
         codes = _attribute_codes(items, interactions.item_ids)
         known = torch.from_numpy(batches.frequency > 0).float()[:, None]
         model = TwoTowers(known, torch.from_numpy(codes), settings).to(device)
-        mark = _fingerprint(train, codes, settings)
+        mark = fingerprint(train, settings, codes)
         model.register_buffer("made_from", mark.clone().to(device))
         optimizer = torch.optim.AdamW([{"params": list(model.parameters())}], lr=settings.learning_rate)
 
@@ -295,55 +293,6 @@ def export(model: TwoTowers, item_ids: list[str], settings: TwoTowerSettings) ->
         settings.decay,
         settings.longest if settings.past_only else 0,
     )
-
-
-def sampled_softmax_loss(
-    users: torch.Tensor,
-    columns: torch.Tensor,
-    own: torch.Tensor,
-    hidden: torch.Tensor,
-    draws: torch.Tensor,
-    expected: torch.Tensor,
-    *,
-    temperature: float,
-    logq: float = 1.0,
-) -> torch.Tensor:
-    """Return the loss of each row, float32 (n, T): -log softmax of its target among target and sampled columns.
-
-    Parameters
-    ----------
-    users : float32 tensor, shape (n, T, dim)
-    columns : float32 tensor, shape (C, dim)
-        Vectors of the distinct sampled items.
-    own : int64 tensor, shape (n, T)
-        The target's column.
-    hidden : bool tensor, shape (n, C)
-        Columns that are no negatives of a user, the targets among them.
-    draws, expected : float32 tensors, shape (C,)
-        How often each column was drawn in this step, and how often it is on average.
-    """
-    users = users / temperature
-    target = (users * F.embedding(own, columns)).sum(2)
-    correction = (torch.log(draws) - logq * torch.log(expected)).expand(hidden.shape).masked_fill(hidden, -torch.inf)
-    return F.softplus(_LogSumExp.apply(users @ columns.T, correction[:, None]) - target)
-
-
-class _LogSumExp(torch.autograd.Function):
-    """logsumexp(logits + correction) over the last axis, in the memory of `logits`: half the time of a step else."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
-        highest = logits.add_(correction).amax(2, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-        total = logits.sub_(highest).exp_().sum(2, keepdim=True)
-        ctx.save_for_backward(logits, total)
-        return (highest + torch.log(total))[:, :, 0]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        powers, total = ctx.saved_tensors
-        # a row without any column has no gradient
-        share = gradients[0][:, :, None] / total.clamp(min=torch.finfo(total.dtype).tiny)
-        return powers.mul_(share), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -506,18 +455,6 @@ def _attribute_codes(items: ItemTable | None, item_ids: list[str]) -> npt.NDArra
     sizes = [len(over.names[name]) + 1 for name in over.codes]
     offsets = [0, *itertools.accumulate(sizes)][:-1]
     return np.stack([codes.astype(np.int64) + 1 + o for codes, o in zip(over.codes.values(), offsets, strict=True)], 1)
-
-
-def _fingerprint(x: Interactions, codes: npt.NDArray[np.int64], settings: TwoTowerSettings) -> torch.Tensor:
-    """Return what a checkpoint must have been written with, as four numbers."""
-    chosen: dict[str, Any] = asdict(settings)
-    for name in ("threads", "device", "patience"):
-        del chosen[name]
-    digest = hashlib.sha256(json.dumps(chosen).encode())
-    digest.update(json.dumps(x.item_ids).encode())
-    for values in (x.splits, x.items, codes):
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return torch.from_numpy(np.frombuffer(digest.digest(), np.int64).copy())
 
 
 def _check_settings(settings: TwoTowerSettings) -> None:
