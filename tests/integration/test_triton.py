@@ -18,7 +18,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from tests.integration.triton_kit import needs_triton, post, run_on_a_fake, under_load, write_both
+from tests.integration.triton_kit import (
+    KINDS,
+    Waiting,
+    kinds,
+    needs_triton,
+    post,
+    repaired,
+    run_on_a_fake,
+    under_load,
+    write_both,
+)
 from tests.tiny_bundle import SYLLABLES, write_tiny_bundle
 from tests.unit.test_plans import FakeBuilder
 from tests.unit.test_recommender import catalogue, requests, same
@@ -34,7 +44,7 @@ from aitems_engine.ranking.batches import FeatureBatch
 from aitems_engine.ranking.ranker import open_ranker
 from aitems_engine.recommendation import load_recommender
 from aitems_engine.runtime import OnnxScorer
-from aitems_engine.serving.client import Client
+from aitems_engine.serving import Client
 from aitems_engine.serving.installation import Installation
 from aitems_engine.serving.networks import CategoryNetwork, Ranking
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
@@ -69,10 +79,11 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         yield running
 
 
-@pytest.fixture(params=["grpc", "http"])
-def client(server: TritonServer, request: pytest.FixtureRequest) -> Iterator[Client]:
-    port = server.grpc_port if request.param == "grpc" else server.http_port
-    with Client(f"127.0.0.1:{port}", protocol=request.param, retries=0) as connected:
+@pytest.fixture(params=[*KINDS, *(f"{kind}-async" for kind in KINDS)])
+def client(server: TritonServer, request: pytest.FixtureRequest) -> Iterator[Client | Waiting]:
+    options = kinds(server)[request.param.removesuffix("-async")]
+    kind = Waiting if request.param.endswith("-async") else Client
+    with kind(**options, retries=0) as connected:
         yield connected
 
 
@@ -361,15 +372,6 @@ def test_models_are_loaded_by_nobody_else(server: TritonServer) -> None:
         for call in (stranger.unload_model, stranger.load_model):
             with pytest.raises(InferenceServerException, match="restricted"):
                 call("recommend")
-
-
-def repaired(server: TritonServer, seconds: float = 10.0) -> list[str]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if done := server.guard():
-            return done
-        time.sleep(0.1)
-    raise AssertionError(f"nothing was repaired in {seconds} s")
 
 
 def test_killed_process_is_loaded_again(server: TritonServer, engine: Engine) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -23,8 +25,11 @@ from tests.unit.test_ranker import network
 from tests.unit.test_recommender import NOW, catalogue, histories, made
 
 from aitems_engine.bundle import Bundle, write_bundle
+from aitems_engine.errors import ServingError
 from aitems_engine.ranking import FeatureConfig, FeatureQuery, FeatureSet, ranker_parts
+from aitems_engine.serving import AsyncClient
 from aitems_engine.serving.repository import CONFIG, versions_of
+from aitems_engine.serving.server import TritonServer
 
 MISSING = None
 if importlib.util.find_spec("tritonclient") is None:
@@ -33,6 +38,7 @@ elif shutil.which("tritonserver") is None and importlib.util.find_spec("pytriton
     MISSING = "there is no tritonserver: pip install 'aitems-engine[triton]'"
 if MISSING and os.environ.get("AITEMS_REQUIRE_TRITON") == "1":
     raise RuntimeError(f"AITEMS_REQUIRE_TRITON=1, and {MISSING}")
+KINDS = ["grpc", "http", "grpc-shared", "http-shared"]
 needs_triton = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 
@@ -81,6 +87,50 @@ def post(port: int, model: str, body: Any, *, timeout: float = 5.0) -> tuple[int
         return error.code, json.load(error)
     except OSError as error:
         return 0, {"error": repr(error)}
+
+
+def kinds(server: TritonServer) -> dict[str, dict[str, Any]]:
+    """Return the arguments of a client for each protocol, with and without shared memory."""
+    ports = {"grpc": server.grpc_port, "http": server.http_port}
+    return {
+        protocol + suffix: {"address": f"127.0.0.1:{port}", "protocol": protocol, "shared_memory": bool(suffix)}
+        for protocol, port in ports.items()
+        for suffix in ("", "-shared")
+    }
+
+
+class Waiting:
+    """An `AsyncClient` that is asked from code that is not asynchronous, so that tests of `Client` run on it."""
+
+    def __init__(self, **options: Any) -> None:
+        async def connect() -> AsyncClient:
+            return AsyncClient(**options)
+
+        self._loop = asyncio.new_event_loop()
+        self._client = self._loop.run_until_complete(connect())
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **options: self._loop.run_until_complete(getattr(self._client, name)(*args, **options))
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+
+def repaired(server: TritonServer, seconds: float = 10.0) -> list[str]:
+    """Look after the server, as `aitems serve` does, until something was repaired; return what."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if done := server.guard():
+                return done
+        except ServingError:
+            pass  # a server that is about to be gone; `aitems serve` looks again, too
+        time.sleep(0.1)
+    raise AssertionError(f"nothing was repaired in {seconds} s")
 
 
 @contextmanager

@@ -5,3 +5,7 @@ client.py asks it with the engine's own types. Needs the extra `triton`; models.
 """
 
 from __future__ import annotations
+
+from aitems_engine.serving.client import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Client"]
