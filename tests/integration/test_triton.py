@@ -460,10 +460,10 @@ def test_server_that_cannot_start_says_why(bundle: Path, tmp_path: Path) -> None
     export_repository(bundle, tmp_path / "models")
     config = tmp_path / "models" / "recommend" / CONFIG
     config.write_text(config.read_text().replace("TYPE_FP32", "TYPE_FP99"))
-    before = set(Path("/dev/shm").glob("aitems-*"))
+    server = TritonServer(tmp_path / "models", grpc_port=0)
     with pytest.raises(ServingError, match=r"recommend/config\.pbtxt"):
-        TritonServer(tmp_path / "models", grpc_port=0).start()
-    assert set(Path("/dev/shm").glob("aitems-*")) <= before
+        server.start()
+    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
 
 
 def test_serve_command(tmp_path: Path) -> None:
