@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.contract.test_deploy import dashboard_metrics
 from tests.integration.triton_kit import KINDS, kinds, needs_triton, repaired, write_both
 from tests.unit.test_recommender import requests
 
@@ -53,7 +55,7 @@ def engine(bundle: Path) -> Engine:
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
     export_repository(bundle, repository)
-    with TritonServer(repository, grpc_port=0, http_port=0) as running:
+    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
         yield running
 
 
@@ -89,6 +91,19 @@ def test_documented_calls(server: TritonServer, tmp_path: Path) -> None:
         answer = stub.ModelInfer(json_format.ParseDict(body, service_pb2.ModelInferRequest()))
         assert [list(output.shape) for output in answer.outputs if output.name == "LEAF_ID"] == [[1, 2]]
         assert stub.ModelReady(json_format.ParseDict(request, service_pb2.ModelReadyRequest())).ready
+
+
+def test_metrics_of_the_dashboard_and_probes(server: TritonServer) -> None:
+    with Client(server.address) as client:
+        client.classify(["apple"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
+        there = set(re.findall(r"^(\w+)[{ ]", answer.read().decode(), re.M))
+    assert {name for name in dashboard_metrics() if name.startswith("nv_")} <= there
+    # what Kubernetes asks where a probe says `grpc`
+    with grpc.insecure_channel(server.address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
+        serving = b"\x08\x01"
+        assert check(b"") == serving
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--from-end", action="store_true", help="a new group begins at new messages, not at the oldest")
     add("--exit-when-idle-s", type=float, help="end once nothing has arrived for so long and all is delivered")
     add("--startup-timeout-s", type=float, default=30.0, help="how long to wait for the first answer of a broker")
-    add("--metrics-port", type=int, help="Prometheus metrics over HTTP on 127.0.0.1 (0: any free port)")
+    add("--metrics-port", type=int, help="Prometheus metrics over HTTP (0: any free port)")
+    add("--metrics-host", default="127.0.0.1", help="address for the metrics (default 127.0.0.1)")
     add("--kafka", action="append", default=[], metavar="KEY=VALUE", help="further librdkafka setting (repeatable)")
     add("--kafka-file", type=Path, help="file of KEY=VALUE lines, for secrets")
     add("--quiet", action="store_true", help="log warnings only")
@@ -102,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         from_end=args.from_end,
         exit_when_idle_s=args.exit_when_idle_s,
         metrics_port=args.metrics_port,
+        metrics_host=args.metrics_host,
         startup_timeout_s=args.startup_timeout_s,
         kafka=kafka_settings(args.kafka, args.kafka_file),
     )

@@ -147,6 +147,7 @@ class TritonServer:
             "--exit-on-error=true",
             f"--exit-timeout-secs={DRAIN_S}",
             "--allow-gpu-metrics=false",
+            "--metrics-config=summary_latencies=true",
             *service("grpc", self.grpc_port),
             *service("http", self.http_port),
             *service("metrics", self.metrics_port),

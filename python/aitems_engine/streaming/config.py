@@ -75,8 +75,8 @@ class StreamConfig:
     startup_timeout_s, revoke_timeout_s, drain_timeout_s : float
         How long to wait for the first answer of a broker; for results on the way when a partition is taken away; for
         everything on the way at the end.
-    metrics_port : int or None
-        Prometheus metrics over HTTP on 127.0.0.1.
+    metrics_port, metrics_host : int or None, str
+        Prometheus metrics over HTTP.
     kafka : mapping of str to str
         Further librdkafka settings for both clients; ``consumer.`` or ``producer.`` before a name limits it to one.
     """
@@ -104,6 +104,7 @@ class StreamConfig:
     revoke_timeout_s: float = 10.0
     drain_timeout_s: float = 30.0
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ class StreamMetrics:
         self.rewinds = Counter("aitems_stream_rewinds", "Returns to the committed offsets", registry=registry)
         self.pauses = Counter("aitems_stream_pauses", "How often reading was paused", registry=registry)
 
-    def serve(self, port: int) -> Any:
-        """Serve the metrics over HTTP on loopback; returns the server (its `server_port` tells a port chosen for 0)."""
-        server, _ = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+    def serve(self, port: int, host: str = "127.0.0.1") -> Any:
+        """Serve the metrics over HTTP; returns the server (its `server_port` tells a port chosen for 0)."""
+        server, _ = start_http_server(port, addr=host, registry=self.registry)
         return server

@@ -116,7 +116,8 @@ class ClassifyWorker:
         """
         started = time.monotonic()
         self._connect()
-        server = self.metrics.serve(self.config.metrics_port) if self.config.metrics_port is not None else None
+        port, host = self.config.metrics_port, self.config.metrics_host
+        server = self.metrics.serve(port, host) if port is not None else None
         threads = [
             threading.Thread(target=self._guard, args=(stage,), name=f"stream-{name}", daemon=True)
             for name, stage in (
