@@ -3,7 +3,7 @@
 The bundle is tiny, so that what is measured is the way and not the model: sockets, the server's batcher, and the
 Python process that holds the engine. Processor time is that of the server and of that process, from /proc; latencies
 are those that the clients see, which share the machine with both. Needs the extra `triton`: run it in an environment
-with that (docs/deploy.md). AITEMS_BENCH_SECONDS sets the length of a run.
+with that (docs/deploy.md). AITEMS_BENCH_SECONDS sets the length of a run, AITEMS_BENCH_SWAPS the number of swaps.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tests.integration.triton_kit import needs_triton
+from tests.integration.triton_kit import needs_triton, resident_kilobytes, under_load
 from tests.tiny_bundle import write_tiny_bundle
 
 from aitems_engine import Engine
@@ -24,6 +25,7 @@ from aitems_engine.serving.repository import export_repository
 from aitems_engine.serving.server import TritonServer
 
 SECONDS = float(os.environ.get("AITEMS_BENCH_SECONDS", 3))
+SWAPS = int(os.environ.get("AITEMS_BENCH_SWAPS", 100))
 CLIENTS = (1, 8, 32)
 TITLE = "[국내배송] 비도딘 몬소 대용량 게이밍데스크톱 PKE90-F24 86"
 OUTPUTS = ("LEAF_ID", "PROBABILITY", "ABSTAINED")
@@ -81,3 +83,38 @@ def test_way_through_the_server(tmp_path: Path, publish: Callable[[str, str], No
                     f"| {each * 1e6:.0f} | {each / embedded:.1f} |"
                 )
     publish("triton", "\n".join(rows))
+
+
+@needs_triton
+def test_a_hundred_swaps_under_load(tmp_path: Path, publish: Callable[[str, str], None]) -> None:
+    digests = [write_tiny_bundle(tmp_path / f"bundle-{seed}", seed=seed) for seed in (1, 2)]
+    export_repository(tmp_path / "bundle-1", tmp_path / "models")
+    seen: Counter[str] = Counter()
+
+    def ask() -> None:
+        seen[client.classify([TITLE]).bundle_digest] += 1
+
+    resident = []
+    rows = ["| swaps | requests | failed | server MB | its Python processes MB | their number | MB in /dev/shm |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    with TritonServer(tmp_path / "models", grpc_port=0) as server, Client(server.address, retries=0) as client:
+        begin = time.monotonic()
+        with under_load(ask, threads=2) as found:
+            for swap in range(SWAPS + 1):
+                if swap:
+                    server.swap(tmp_path / f"bundle-{1 + swap % 2}")
+                if swap % max(1, SWAPS // 5) == 0:
+                    stubs = [pid for pids in server.processes().values() for pid in pids]
+                    shared = sum(f.stat().st_blocks * 512 for f in Path("/dev/shm").glob(server.memory_prefix + "*"))
+                    resident.append(resident_kilobytes([server.pid]))
+                    sizes = f"{resident[-1] / 1e3:.0f} | {resident_kilobytes(stubs) / 1e3:.0f}"
+                    failed = found.total() - found["ok"]
+                    rows.append(
+                        f"| {swap} | {found['ok']:,} | {failed} | {sizes} | {len(stubs)} | {shared / 1e6:.1f} |"
+                    )
+        taken = (time.monotonic() - begin) / SWAPS
+    assert set(found) == {"ok"}, found
+    assert set(seen) == set(digests)
+    assert resident[-1] < 1.1 * resident[1]
+    rows.append(f"\nEach swap took {taken:.1f} s on average, of two models, with two clients that asked all the time.")
+    publish("triton-swaps", "\n".join(rows))

@@ -25,6 +25,7 @@ from tests.integration.triton_kit import (
     needs_triton,
     post,
     repaired,
+    resident_kilobytes,
     run_on_a_fake,
     under_load,
     write_both,
@@ -119,6 +120,31 @@ def test_recommend_equals_the_embedded_engine(client: Client, engine: Engine) ->
         )
     page = client.recommend(Request(user_id="u3", k=5))
     assert same(engine.replay(page.trace), page)
+
+
+def test_ten_thousand_requests(server: TritonServer, engine: Engine, bundle: Path) -> None:
+    titles = recorded_titles(10_000)
+    malls = [None if i % 3 else "식품 > 과일" for i in range(len(titles))]
+    wanted = engine.classify(titles, malls, top_k=4)
+    asked = requests(2_000)
+    pages = engine.recommend_many(asked)
+    features, ranker = open_ranker(Bundle.open(bundle).inside("ranker."), catalogue())
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, features.spec.cardinalities, (10_240, len(features.spec.cardinalities))).astype(np.int32)
+    dense = rng.normal(size=(len(codes), features.spec.dense)).astype(np.float32)
+    logits = ranker.logits(FeatureBatch(codes, dense))
+    for protocol, port in (("grpc", server.grpc_port), ("http", server.http_port)):
+        with Client(f"127.0.0.1:{port}", protocol=protocol, retries=0, deadline_s=60) as client:
+            found = client.classify(titles, malls, top_k=4)
+            np.testing.assert_array_equal(found.leaf_ids, wanted.leaf_ids)
+            np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
+            assert (found.causes, found.parent_ids) == (wanted.causes, wanted.parent_ids)
+            assert all(same(*pair) for pair in zip(client.recommend_many(asked), pages, strict=True))
+            for rows in range(0, len(codes), 1024):
+                part = {"codes": codes[rows : rows + 1024], "dense": dense[rows : rows + 1024]}
+                np.testing.assert_allclose(
+                    client.infer("ranker", part)["logits"], logits[rows : rows + 1024], atol=1e-4
+                )
 
 
 def test_tensors_of_recommend(client: Client) -> None:
@@ -282,7 +308,7 @@ def test_stream_through_the_server(server: TritonServer, engine: Engine) -> None
 
     from aitems_engine.streaming.embedded_broker import CLIENT_SETTINGS, EmbeddedBroker
 
-    texts = [title for title in recorded_titles(300)[:-5] if isinstance(title, str) and title.strip()]
+    texts = [title for title in recorded_titles(10_000)[:-5] if isinstance(title, str) and title.strip()]
     products = [product(number, title) for number, title in enumerate(texts)]
     with EmbeddedBroker({"products": 2, "categories": 2, "products.dlq": 2}) as broker:
         write(broker.bootstrap, "products", products)
@@ -293,7 +319,7 @@ def test_stream_through_the_server(server: TritonServer, engine: Engine) -> None
         found = {r["product_id"]: r for r in (json.loads(m.value()) for m in read_all(broker.bootstrap, "categories"))}
     titles = {p["product_id"]: p["title"] for p in map(json.loads, products)}
     wanted = engine.classify([titles[i] for i in found], ["가전 > 소형"] * len(found))
-    assert len(found) > 250
+    assert len(found) == len(products) > 9000
     for record, right in zip(found.values(), wanted.records(list(found)), strict=True):
         assert [c["leaf_id"] for c in record["categories"]] == [c["leaf_id"] for c in right["categories"]]
         for ours, theirs in zip(record["categories"], right["categories"], strict=True):
@@ -308,7 +334,8 @@ def test_wrong_top_k(client: Client, top_k: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"\xff", b'{"k": 0}', b'{"kk": 1}', b'{"history": [1]}', b"[" * 9999]
+    "text",
+    [b"", b"{", b"[]", b"\xff", b'{"k": 0}', b'{"kk": 1}', b'{"history": [1]}', b'{"deadline_ms": NaN}', b"[" * 9999],
 )
 def test_malformed_request(client: Client, text: bytes) -> None:
     with pytest.raises(InvalidInputError):
@@ -332,6 +359,25 @@ def test_malformed_request(client: Client, text: bytes) -> None:
 def test_wrong_tensors(client: Client, tensors: dict[str, np.ndarray], says: str) -> None:
     with pytest.raises((InvalidInputError, ServingError), match=says):
         client.infer("category_match", tensors)
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors", "says"),
+    [
+        ("ranker", {"codes": np.zeros((1, 2), np.int32)}, "expected 2 inputs but got 1"),
+        ("ranker", {"codes": np.zeros((1025, 2), np.int32), "dense": np.zeros((1025, 2), np.float32)}, "batch-size"),
+        ("ranker", {"codes": np.zeros((1, 1), np.int32), "dense": np.zeros((1, 1), np.float32)}, "unexpected shape"),
+        ("user_encoder", {"HISTORY": np.array([b"p1"], object)}, "unexpected shape"),
+        ("user_encoder", {"HISTORY": np.full((257, 1), b"p1", object)}, "batch-size"),
+        ("user_encoder", {"HISTORY": np.zeros((1, 1), np.float32)}, "data-type"),
+        ("category_classifier", {"title_ids": np.zeros((1, 3), np.int32)}, "expected 5 inputs but got 1"),
+        ("recommend", {"REQUEST": np.zeros((1, 1), np.int32)}, "data-type"),
+        ("recommend", {"REQUEST": np.full((65, 1), b"{}", object)}, "batch-size"),
+    ],
+)
+def test_wrong_tensors_of_other_models(client: Client, model: str, tensors: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises((InvalidInputError, ServingError), match=says):
+        client.infer(model, tensors)
 
 
 def test_unknown_model_and_version(client: Client) -> None:
@@ -395,7 +441,10 @@ def test_swaps_under_load(server: TritonServer, bundle: Path, classifier: Catego
     with Client(server.address, retries=0) as client, under_load(ask) as found:
         for turn in range(6):
             server.swap(tmp_path / f"b{4 + turn % 2}")
+            if turn == 0:
+                after_one = resident_kilobytes([server.pid])
         server.swap(bundle)
+        assert resident_kilobytes([server.pid]) < after_one + 10_000
     assert set(found) == {"ok"}
     assert digests < seen
     labels = (server.repository / "category_classifier" / "labels.txt").read_text()

@@ -6,13 +6,14 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import shutil
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,12 @@ def run_on_a_fake(model: Path) -> None:
     (model / CONFIG).write_text(text_format.MessageToString(config))
     for version in versions_of(model):
         shutil.copy(Path(__file__).with_name("fake_gpu_backend.py"), model / str(version) / "model.py")
+
+
+def resident_kilobytes(pids: Sequence[int]) -> int:
+    """Return the resident memory of processes."""
+    sizes = (re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+    return sum(int(size[1]) for size in sizes if size)
 
 
 def post(port: int, model: str, body: Any, *, timeout: float = 5.0) -> tuple[int, dict[str, Any]]:

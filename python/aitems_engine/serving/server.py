@@ -79,7 +79,7 @@ class TritonServer:
         self.metrics_port = _free_port(host) if metrics_port == 0 else metrics_port
         self._timeout_s, self._log = start_timeout_s, log or (lambda line: None)
         self._key, self._resources = secrets.token_hex(16), ExitStack()
-        self._memory_prefix = f"aitems-{secrets.token_hex(6)}-"
+        self.memory_prefix = f"aitems-{secrets.token_hex(6)}-"
         self._process: subprocess.Popen[str] | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._errors: deque[str] = deque(maxlen=ERROR_LINES)  # what unloads many models writes more than LOG_LINES
@@ -151,7 +151,7 @@ class TritonServer:
             *service("grpc", self.grpc_port),
             *service("http", self.http_port),
             *service("metrics", self.metrics_port),
-            f"--backend-config=python,shm-region-prefix-name={self._memory_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={self.memory_prefix}",
             f"--grpc-restricted-protocol=model-repository:{KEY_HEADER}={self._key}",
             *([f"--http-restricted-api=model-repository:{KEY_HEADER}={self._key}"] if self.http_port else []),
         ]
@@ -304,7 +304,7 @@ class TritonServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for left in Path("/dev/shm").glob(self._memory_prefix + "*"):
+        for left in Path("/dev/shm").glob(self.memory_prefix + "*"):
             left.unlink(missing_ok=True)
         self._resources.close()
         self._resources = ExitStack()
