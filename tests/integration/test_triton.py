@@ -512,7 +512,7 @@ def test_server_that_cannot_start_says_why(bundle: Path, tmp_path: Path) -> None
     server = TritonServer(tmp_path / "models", grpc_port=0)
     with pytest.raises(ServingError, match=r"recommend/config\.pbtxt"):
         server.start()
-    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
+    assert not list(Path("/dev/shm").glob(f"{server.memory_prefix}*"))
 
 
 def test_serve_command(tmp_path: Path) -> None:
