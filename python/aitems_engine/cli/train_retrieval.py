@@ -1,6 +1,6 @@
 """Train a retriever on events: from a user's history to the items worth ranking.
 
-NAME is popularity, item-knn, ease, gf-cf, ials, two-tower or sasrec. The result is a directory that holds the
+NAME is popularity, item-knn, ease, gf-cf, ials, two-tower, sasrec or bert4rec. The result is a directory that holds the
 retriever and the histories it was made from. Events are a table with user_id and item_id (Parquet, CSV, TSV, JSONL;
 timestamp, event_type and event_id where there are any), RecBole's .inter, or lines of `user item item ...` (.txt).
 """
@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,13 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     ),
     "rank": (int, ("gf-cf", "ials"), "singular vectors or dimensions (default: gf-cf 256, ials 64)"),
     "alpha": (float, ("gf-cf",), "weight of the ideal low-pass filter (default 0.3)"),
-    "epochs": (int, ("ials", "two-tower", "sasrec"), "default: ials 16; at most, two-tower 20, sasrec 40"),
+    "epochs": (
+        int,
+        ("ials", "two-tower", "sasrec", "bert4rec"),
+        "default: ials 16; at most, two-tower 20, sasrec 40, bert4rec 200",
+    ),
     "unobserved": (float, ("ials",), "weight of a pair that was not observed (default 0.1)"),
-    "dim": (int, ("two-tower", "sasrec"), "of the vectors (default 64)"),
+    "dim": (int, ("two-tower", "sasrec", "bert4rec"), "of the vectors (default 64)"),
     "hidden": (sizes, ("two-tower",), "hidden layers of the user tower, e.g. 128,64 (default none)"),
     "temperature": (float, ("two-tower",), "of the softmax (default 0.07)"),
     "logq": (float, ("two-tower", "sasrec"), "share of log(expected draws) that is subtracted, 0 to 1 (default 1)"),
@@ -61,41 +66,47 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     "id_dropout": (float, ("two-tower",), "share of items whose attributes stand alone in training (default 0.1)"),
     "validation": (
         int,
-        ("two-tower", "sasrec"),
-        "users to stop training by, half of them at most (default: two-tower 2000, sasrec 5000); 0 = none",
+        ("two-tower", "sasrec", "bert4rec"),
+        "users to stop training by, half of them at most (default: two-tower 2000, else 5000); 0 = none",
     ),
     "patience": (
         int,
-        ("two-tower", "sasrec"),
-        "epochs without a better validation before it stops (default: two-tower 3, sasrec 5)",
+        ("two-tower", "sasrec", "bert4rec"),
+        "epochs without a better validation before it stops (default: two-tower 3, sasrec 5, bert4rec 20)",
     ),
     "table_learning_rate": (float, ("two-tower",), "of the vectors (default 0.2)"),
-    "threads": (int, ("two-tower", "sasrec"), "0 = as many as torch chooses"),
-    "device": (str, ("two-tower", "sasrec"), "as torch names it, e.g. cpu or cuda:0 (default: GPU if there)"),
-    "seed": (int, ("gf-cf", "ials", "two-tower", "sasrec"), "default 0"),
-    "blocks": (int, ("sasrec",), "of the transformer (default 2)"),
-    "heads": (int, ("sasrec",), "of each block; dim is a multiple (default 2)"),
+    "threads": (int, ("two-tower", "sasrec", "bert4rec"), "0 = as many as torch chooses"),
+    "device": (
+        str,
+        ("two-tower", "sasrec", "bert4rec"),
+        "as torch names it, e.g. cpu or cuda:0 (default: GPU if there)",
+    ),
+    "seed": (int, ("gf-cf", "ials", "two-tower", "sasrec", "bert4rec"), "default 0"),
+    "blocks": (int, ("sasrec", "bert4rec"), "of the transformer (default 2)"),
+    "heads": (int, ("sasrec", "bert4rec"), "of each block; dim is a multiple (default 2)"),
     "longest": (
         int,
-        ("two-tower", "sasrec"),
-        "newest items of a history that are seen (default: two-tower 100, sasrec 50)",
+        ("two-tower", "sasrec", "bert4rec"),
+        "newest items of a history that are seen (default: two-tower 100, else 50)",
     ),
-    "dropout": (float, ("sasrec",), "default 0.5; less for much data"),
+    "dropout": (float, ("sasrec", "bert4rec"), "default 0.5; less for much data"),
     "history_dropout": (float, ("sasrec",), "share of a history's items that are left out in training (default 0)"),
     "loss": (str, ("sasrec",), "full, sampled or gbce (default full: cross entropy over all items)"),
+    "mask": (float, ("bert4rec",), "chance of an item to be masked, beside one of each history (default 0.3)"),
+    "last": (float, ("bert4rec",), "share of the histories of which the newest item alone is masked (default 0.2)"),
     "negatives": (int, ("sasrec",), "items drawn in a step for sampled and gbce (default 1024)"),
-    "tokens": (int, ("sasrec",), "items of histories in a step (default 1024)"),
-    "bfloat16": (bool, ("sasrec",), "multiply the full cross entropy in bfloat16: faster with AMX"),
-    "learning_rate": (float, ("sasrec",), "of AdamW (default 0.002)"),
-    "weight_decay": (float, ("sasrec",), "of AdamW (default 0)"),
-    "refit": (bool, ("sasrec",), "train anew on everything for as many epochs as were best"),
+    "tokens": (int, ("sasrec", "bert4rec"), "items of histories in a step (default 1024)"),
+    "bfloat16": (bool, ("sasrec", "bert4rec"), "multiply the full cross entropy in bfloat16: faster with AMX"),
+    "learning_rate": (float, ("sasrec", "bert4rec"), "of AdamW (default 0.002)"),
+    "weight_decay": (float, ("sasrec", "bert4rec"), "of AdamW (default 0)"),
+    "refit": (bool, ("sasrec", "bert4rec"), "train anew on everything for as many epochs as were best"),
     "past_only": (bool, ("two-tower",), "learn from the items before the target, not from all others"),
     "products": (Path, ("two-tower",), "file of products: their attributes, and items that no event knows"),
     "taxonomy": (Path, ("two-tower",), "category tree of the products: adds its levels as attributes"),
-    "checkpoint": (Path, ("two-tower", "sasrec"), "file of the training's state, to stop and go on later"),
+    "checkpoint": (Path, ("two-tower", "sasrec", "bert4rec"), "file of the training's state, to stop and go on later"),
 }
 EVENT_EXAMPLE = "user_id=member"
-NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials", "two-tower", "sasrec")
+NAMES = ("popularity", "item-knn", "ease", "gf-cf", "ials", "two-tower", "sasrec", "bert4rec")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     if args.name == "ials":
         chosen["progress"] = iter if args.quiet else progress("ials", "epoch")
-    if args.name in ("two-tower", "sasrec"):
+    if args.name in ("two-tower", "sasrec", "bert4rec"):
         chosen["quiet"] = args.quiet
     fits: dict[str, Callable[..., Retriever]] = {
         "popularity": training.fit_popularity,
@@ -159,7 +170,8 @@ def run(args: argparse.Namespace) -> None:
         "gf-cf": training.fit_gf_cf,
         "ials": training.fit_ials,
         "two-tower": fit_towers,
-        "sasrec": fit_sequences,
+        "sasrec": partial(fit_sequences, "sasrec"),
+        "bert4rec": partial(fit_sequences, "bert4rec"),
     }
     retriever = fits[args.name](interactions, **chosen)
     seconds = time.perf_counter() - began
@@ -212,18 +224,23 @@ def fit_towers(
 
 
 def fit_sequences(
-    interactions: Interactions, *, checkpoint: Path | None = None, quiet: bool = False, **settings: Any
+    name: str, interactions: Interactions, *, checkpoint: Path | None = None, quiet: bool = False, **settings: Any
 ) -> Retriever:
-    """Return the trained SASRec retriever."""
+    """Return the trained retriever of that name, sasrec or bert4rec."""
     from aitems_engine.errors import require_extra
 
     require_extra("train", "torch")
+    from aitems_engine.training.bert4rec import Bert4RecSettings, fit_bert4rec
     from aitems_engine.training.progress import bar
     from aitems_engine.training.sasrec import SasrecSettings, fit_sasrec
-    from aitems_engine.training.sequences import best_epoch
+    from aitems_engine.training.sequences import Fitted, best_epoch
 
-    with bar(not quiet, "sasrec") as on_step:
-        found = fit_sasrec(interactions, SasrecSettings(**settings), checkpoint=checkpoint, on_step=on_step)
+    with bar(not quiet, name) as on_step:
+        found: Fitted[Any]
+        if name == "sasrec":
+            found = fit_sasrec(interactions, SasrecSettings(**settings), checkpoint=checkpoint, on_step=on_step)
+        else:
+            found = fit_bert4rec(interactions, Bert4RecSettings(**settings), checkpoint=checkpoint, on_step=on_step)
     best = best_epoch(found.history)
     ndcg = found.history[best - 1].ndcg
     print(
@@ -231,7 +248,8 @@ def fit_sequences(
         + (f", NDCG@10 {ndcg:.4f} on the items kept to stop by" if ndcg is not None else "")
         + (f"; trained anew on everything for {found.refitted}" if found.refitted else "")
     )
-    return found.retriever
+    retriever: Retriever = found.retriever
+    return retriever
 
 
 def progress(title: str, unit: str) -> Callable[[Iterable[int]], Iterable[int]]:

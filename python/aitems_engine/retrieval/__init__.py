@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aitems_engine.retrieval.bert4rec import Bert4Rec
 from aitems_engine.retrieval.ease import Ease
 from aitems_engine.retrieval.files import open_retriever, read_retriever, retriever_parts, save_retriever
 from aitems_engine.retrieval.gf_cf import GfCf
@@ -14,6 +15,7 @@ from aitems_engine.retrieval.sasrec import Sasrec
 from aitems_engine.retrieval.two_tower import TwoTower
 
 __all__ = [
+    "Bert4Rec",
     "Candidates",
     "Ease",
     "GfCf",

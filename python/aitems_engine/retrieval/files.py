@@ -20,6 +20,7 @@ from aitems_engine.ann import AnnIndex
 from aitems_engine.bundle import Bundle, write_bundle
 from aitems_engine.errors import BundleError, DataError, IndexFormatError, InvalidInputError
 from aitems_engine.events import Interactions
+from aitems_engine.retrieval.bert4rec import Bert4Rec
 from aitems_engine.retrieval.ease import Ease
 from aitems_engine.retrieval.gf_cf import GfCf
 from aitems_engine.retrieval.ials import Ials
@@ -28,13 +29,14 @@ from aitems_engine.retrieval.nearest import INDEXED_FROM, VectorRetriever, build
 from aitems_engine.retrieval.popularity import Popularity
 from aitems_engine.retrieval.retriever import Retriever
 from aitems_engine.retrieval.sasrec import Sasrec
+from aitems_engine.retrieval.sequence import SequenceRetriever
 from aitems_engine.retrieval.two_tower import TwoTower
 from aitems_engine.runtime import read_safetensors, safetensors_bytes
 
 Kind: TypeAlias = (
-    "type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower] | type[Sasrec]"
+    "type[Popularity] | type[ItemKnn] | type[Ease] | type[GfCf] | type[Ials] | type[TwoTower] | type[SequenceRetriever]"
 )
-KINDS: dict[str, Kind] = {c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower, Sasrec)}
+KINDS: dict[str, Kind] = {c.kind: c for c in (Popularity, ItemKnn, Ease, GfCf, Ials, TwoTower, Sasrec, Bert4Rec)}
 _MODEL, _ARRAYS, _ITEMS, _USERS, _HISTORIES, _INDEX = (
     "retriever.json",
     "retriever.safetensors",

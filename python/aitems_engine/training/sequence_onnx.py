@@ -2,7 +2,8 @@
 
 Inputs are `vectors` float32 (n, L, dim), those of the items of each history, oldest first, anything behind its end, and
 `lengths` int32 (n,); the output is `queries` float32 (n, dim). Item vectors are gathered outside, so that they are
-stored once. In the last block only the end of a history asks, which halves the work.
+stored once; where the network has a vector of the mask, it takes the place of the last item. In the last block only the
+end of a history asks, which halves the work.
 """
 
 from __future__ import annotations
@@ -44,11 +45,16 @@ class _Encoder:
         graph, node, model = self._graph, self._graph.node, self._model
         length = node("Shape", [vectors], start=1, end=2)
         places = node("Slice", [graph.weight("places"), self._axis[0], length, self._axis[0]])
-        x = node("Add", [vectors, places])
         ends = node("Sub", [lengths, graph.constant("one", np.array(1, np.int32))])
         ends = node("Cast", [ends], to=7)
         at = graph.constant("places_of", np.arange(model.longest))
         at = node("Slice", [at, self._axis[0], length, self._axis[0]])
+        if model.extra:
+            at_end = node("Equal", [at, node("Unsqueeze", [ends, self._axis[1]])])
+            mask = graph.constant("mask", graph.tensors["items"][-1])
+            at_end = node("Unsqueeze", [at_end, graph.constant("axis_2", np.array([2], np.int64))])
+            vectors = node("Where", [at_end, mask, vectors])
+        x = node("Add", [vectors, places])
         behind = node("Cast", [node("Greater", [at, node("Unsqueeze", [ends, self._axis[1]])])], to=1)
         behind = node("Mul", [behind, self._scalar("hidden", _HIDDEN)])
         behind = node("Unsqueeze", [behind, graph.constant("axes_12", np.array([1, 2], np.int64))])

@@ -127,7 +127,7 @@ class Stream:
     items : int64 array, shape (n,)
         Rows in the table of items.
     targets : int64 array, shape (n,)
-        The item after each.
+        What is to be said at each.
     history : int64 array, shape (n,)
         Not falling; tokens see tokens of the same number alone.
     place : int64 array, shape (n,)
@@ -143,11 +143,13 @@ class Stream:
 class Pieces:
     """Histories as steps of training: each cut, from the newest item back, into pieces of `longest` items at most.
 
-    What is learnt at an item is the one after it, so the newest item of a history is only a target.
+    With `ahead` 1 what is to be said at an item is the one after it, so the newest item of a history is only a target;
+    with 0 it is the item itself.
     """
 
-    def __init__(self, x: Interactions, longest: int) -> None:
-        lengths = np.maximum(np.diff(x.splits) - 1, 0)
+    def __init__(self, x: Interactions, longest: int, *, ahead: int = 1) -> None:
+        lengths = np.diff(x.splits)
+        lengths = np.where(lengths >= 2, lengths - ahead, 0)
         if not lengths.any():
             raise TrainingError(
                 f"none of {len(x)} users has two items left to learn from ({len(x.items)} interactions); "
@@ -159,6 +161,7 @@ class Pieces:
         stop = x.splits[:-1][user] + lengths[user] - back * longest
         self._start = np.maximum(x.splits[:-1][user], stop - longest)
         self._length = stop - self._start
+        self._ahead = ahead
         self._items = x.items.astype(np.int64)
         self.frequency = torch.from_numpy(np.bincount(x.items, minlength=x.num_items) / len(x.items)).float()
 
@@ -171,12 +174,12 @@ class Pieces:
         return [step for step in np.split(order, cuts) if len(step)]
 
     def stream(self, pieces: npt.NDArray[np.int64]) -> Stream:
-        """Return the items of some pieces and the item after each."""
+        """Return the items of some pieces."""
         length = self._length[pieces]
         history = np.repeat(np.arange(len(pieces)), length)
         place = np.arange(len(history)) - np.repeat(np.cumsum(length) - length, length)
         at = self._start[pieces][history] + place
-        return Stream(self._items[at], self._items[at + 1], history, place)
+        return Stream(self._items[at], self._items[at + self._ahead], history, place)
 
 
 class Block(torch.nn.Module):
@@ -230,7 +233,7 @@ class Transformer(torch.nn.Module):
 
     def __init__(self, num_items: int, shape: TransformerSettings, *, causal: bool, extra: int = 0) -> None:
         super().__init__()
-        self.num_items, self.longest, self.causal = num_items, shape.longest, causal
+        self.num_items, self.extra, self.longest, self.causal = num_items, extra, shape.longest, causal
         self.heads, self.dropout = shape.heads, shape.dropout
         self.items = torch.nn.Parameter(torch.randn(num_items + extra, shape.dim) / math.sqrt(shape.dim))
         self.places = torch.nn.Parameter(torch.randn(shape.longest, shape.dim) / math.sqrt(shape.dim))
@@ -284,6 +287,7 @@ def fit_transformer(
     step_loss: Callable[[Transformer, Pieces, npt.NDArray[np.int64], np.random.Generator], tuple[torch.Tensor, int]],
     export: Callable[[Transformer], Found],
     *,
+    ahead: int = 1,
     validation: tuple[Interactions, Interactions] | None = None,
     checkpoint: Path | None = None,
     stop_after: int | None = None,
@@ -302,6 +306,8 @@ def fit_transformer(
         Returns the mean loss of some pieces and how many targets they have.
     export : callable
         Returns the retriever of a network.
+    ahead : int
+        See `Pieces`.
     validation : pair of Interactions, optional
         Histories and what they should find, to stop by, instead of items carved out of `interactions`; nothing is
         refitted then.
@@ -324,7 +330,7 @@ def fit_transformer(
         train, asked, wanted = hold_out(interactions, settings.validation, settings.seed)
     else:
         train, (asked, wanted) = interactions, validation
-    pieces = Pieces(train, settings.longest)
+    pieces = Pieces(train, settings.longest, ahead=ahead)
     with torch_threads(settings.threads):
         torch.manual_seed(settings.seed)
         generator = np.random.default_rng(settings.seed)
@@ -381,6 +387,7 @@ def fit_transformer(
         build,
         step_loss,
         export,
+        ahead=ahead,
         checkpoint=checkpoint and checkpoint.with_name(checkpoint.name + ".refit"),
         stop_after=best_epoch(history),
         on_step=on_step,

@@ -1,4 +1,4 @@
-"""SASRec: network against its definition and against serving, losses, packing, training, resuming, refusals."""
+"""SASRec and BERT4Rec: network against its definition and serving, losses, packing, training, resuming, refusals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from aitems_engine.errors import BundleError, InvalidInputError, ModelMismatchEr
 from aitems_engine.evaluation.ranking import evaluate_ranking
 from aitems_engine.events import Interactions, leave_one_out
 from aitems_engine.recommendation import Request, recommender_parts
-from aitems_engine.retrieval import Sasrec, open_retriever, save_retriever
-from aitems_engine.training import sasrec
+from aitems_engine.retrieval import Bert4Rec, Sasrec, open_retriever, save_retriever
+from aitems_engine.training import bert4rec, sasrec
+from aitems_engine.training.bert4rec import Bert4RecSettings, fit_bert4rec, masked_places
 from aitems_engine.training.losses import full_cross_entropy, gbce_loss
 from aitems_engine.training.sasrec import SasrecSettings, export, fit_sasrec, next_item_loss
 from aitems_engine.training.sequences import NORM_EPSILON, Pieces, Stream, Transformer, best_epoch
@@ -48,15 +49,21 @@ def walks(seed: int = 0, users: int = 150, items: int = 30) -> Interactions:
     return histories(*lists, items=items)
 
 
+FEW = {"dim": 8, "longest": 6, "tokens": 128, "epochs": 6, "validation": 50, "dropout": 0.1, "learning_rate": 0.01}
+
+
 def settings(**changes) -> SasrecSettings:
-    few = {"dim": 8, "longest": 6, "tokens": 128, "epochs": 6, "validation": 50, "dropout": 0.1, "learning_rate": 0.01}
-    return SasrecSettings(**{**few, "threads": 1, "device": "cpu", **changes})
+    return SasrecSettings(**{**FEW, "threads": 1, "device": "cpu", **changes})
 
 
-def shaken(chosen: SasrecSettings, causal: bool = True, seed: int = 0) -> Transformer:
+def bert_settings(**changes) -> Bert4RecSettings:
+    return Bert4RecSettings(**{**FEW, "threads": 1, "device": "cpu", "patience": 5, **changes})
+
+
+def shaken(chosen: SasrecSettings | Bert4RecSettings, causal: bool = True, extra: int = 0) -> Transformer:
     """A network none of whose weights is at its start value, biases least of all."""
-    torch.manual_seed(seed)
-    model = Transformer(30, chosen, causal=causal)
+    torch.manual_seed(0)
+    model = Transformer(30, chosen, causal=causal, extra=extra)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.3 * torch.randn_like(weight)
@@ -109,6 +116,75 @@ def test_serving_equals_torch(changes) -> None:
     assert not served[~somebody].any()
     np.testing.assert_allclose(retriever.queries(x.take([7]))[0], served[7], atol=1e-5)
     np.testing.assert_allclose(retriever.scores(x), served @ weights_of(model)["items"].T, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": 1, "blocks": 1}, {"longest": 2}])
+def test_serving_equals_torch_with_the_mask_appended(changes) -> None:
+    chosen = bert_settings(**changes)
+    model = shaken(chosen, causal=False, extra=1)
+    retriever = bert4rec.export(model, [f"i{i}" for i in range(30)])
+    rng = np.random.default_rng(2)
+    lists = [rng.integers(0, 30, n).tolist() for n in rng.integers(0, 12, 100)]
+    served = retriever.queries(histories(*lists))
+    weights = weights_of(model)
+    for own, found in zip(lists, served, strict=True):
+        if not own:
+            assert not found.any()
+            continue
+        asked = [*own[-(chosen.longest - 1) :], 30]
+        wanted = slow.encode(asked, weights, chosen.blocks, chosen.heads, False, NORM_EPSILON)[-1]
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert retriever.scores(histories(*lists)).shape == (100, 30)
+
+
+def test_masked_places() -> None:
+    rng = np.random.default_rng(0)
+    x = histories(*(rng.integers(0, 30, n).tolist() for n in rng.integers(1, 9, 2000)))
+    stream = whole(x)
+    lengths = np.diff(x.splits)
+    for share, last in ((0, 0), (0.3, 0.4), (1, 0), (0.5, 1)):
+        masked = masked_places(stream, share, last, rng)
+        count = np.bincount(stream.history, masked)
+        assert count.min() >= 1
+        newest = masked[x.splits[1:] - 1]
+        if last == 1:
+            assert newest.all()
+            assert (count == 1).all()
+        if share == 0:
+            assert (count == 1).all()
+            assert newest[lengths == 8].mean() == pytest.approx(1 / 8, abs=0.08)
+        if share == 1:
+            assert masked.all()
+        if last == 0.4:
+            only = (count == 1) & newest
+            assert only[lengths == 8].mean() == pytest.approx(0.4 + 0.6 * 0.7**7 / 8, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_masked_network_learns_goes_on_and_is_opened_again(tmp_path: Path) -> None:
+    split = leave_one_out(walks(7, users=300))
+    chosen = bert_settings(dim=16, epochs=40, patience=40)
+    through = fit_bert4rec(split.train, chosen)
+    scores = evaluate_ranking(through.retriever, split.train, split.validation, (5,), exclude_seen=False).means()
+    assert scores["recall@5"] > 0.5
+    path = tmp_path / "state.safetensors"
+    fit_bert4rec(split.train, chosen, checkpoint=path, stop_after=20)
+    resumed = fit_bert4rec(split.train, chosen, checkpoint=path)
+    np.testing.assert_array_equal(resumed.retriever.vectors, through.retriever.vectors)
+    save_retriever(tmp_path / "model", through.retriever, split.train)
+    opened, _ = open_retriever(tmp_path / "model")
+    assert isinstance(opened, Bert4Rec)
+    np.testing.assert_array_equal(opened.scores(split.train), through.retriever.scores(split.train))
+    with pytest.raises(ModelMismatchError, match="does not fit this network"):
+        fit_sasrec(split.train, settings(dim=16), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"longest": 1}, "an item and the mask"), ({"mask": 2}, "mask must be")]
+)
+def test_settings_of_the_masked_network_out_of_range(change, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        fit_bert4rec(walks(), bert_settings(**change))
 
 
 @pytest.mark.parametrize("rows", [1, 300])  # one chunk, and two
@@ -294,7 +370,7 @@ def test_files_and_what_does_not_fit(tmp_path: Path) -> None:
     for changes, message in [
         ({"vectors": retriever.vectors[1:]}, "one row for each of 30 items"),
         ({"vectors": retriever.vectors[:, :4].copy()}, "vectors of 4 values"),
-        ({"longest": 7}, "shorter histories"),
+        ({"longest": 7}, "longest must be from 1 to 6"),
         ({"encoder": retriever.encoder[:100]}, "cannot load the model"),
     ]:
         with pytest.raises(InvalidInputError, match=message):
@@ -324,17 +400,18 @@ def test_an_engine_asks_it_about_a_history_it_has_never_seen(tmp_path: Path) -> 
         assert item.provenance[0].score == pytest.approx(found.scores[0, rank], rel=1e-4)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("sasrec", Sasrec), ("bert4rec", Bert4Rec)])
+def test_command_line(name: str, kind: type, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x = walks(users=60)
     lines = ["user_id,item_id", *(f"u{u},i{i}" for u in range(60) for i in x.history(u).tolist())]
     (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
-    command = ["train", "retrieval", "sasrec", "--events", str(tmp_path / "events.csv"), "--out", str(tmp_path / "m")]
+    command = ["train", "retrieval", name, "--events", str(tmp_path / "events.csv"), "--out", str(tmp_path / "m")]
     options = ["--dim", "8", "--epochs", "3", "--longest", "6", "--checkpoint", str(tmp_path / "state")]
     for _ in range(2):  # the second time everything comes from the checkpoint
         assert main([*command, *options, "--threads", "1", "--refit", "--quiet"]) == 0
         said = capsys.readouterr().out
         assert "is best, NDCG@10" in said.splitlines()[0]
-        assert "sasrec: 60 users, 30 items" in said
-    assert isinstance(open_retriever(tmp_path / "m")[0], Sasrec)
+        assert f"{name}: 60 users, 30 items" in said
+    assert isinstance(open_retriever(tmp_path / "m")[0], kind)
     assert main([*command, *options, "--dim", "10", "--heads", "4"]) == 1
     assert "multiple of heads" in capsys.readouterr().err
