@@ -215,7 +215,7 @@ def test_serving_from_interactions_reuses_arrays() -> None:
     query = FeatureQuery.of(histories, candidates, np.array([0, 3]), np.array([NOW]), {"placement": ["home"]})
     fresh = features.gather(query)
     out = FeatureBatch(np.full_like(fresh.codes, 99), np.full_like(fresh.dense, np.nan))
-    assert features.gather(query, out=out) is out
+    assert features.gather(query, out=out).codes is out.codes
     np.testing.assert_array_equal(out.codes, fresh.codes)
     np.testing.assert_array_equal(out.dense, fresh.dense)
     name = features.spec.code_names.index("position")

@@ -27,12 +27,15 @@ class FieldSpec:
         Number of dense columns.
     code_names, dense_names : tuple of str
         What the columns mean, for reports; empty where nobody said.
+    request_codes : int
+        So many last fields are of the request, in serving: one code for all its candidates.
     """
 
     cardinalities: tuple[int, ...]
     dense: int
     code_names: tuple[str, ...] = ()
     dense_names: tuple[str, ...] = ()
+    request_codes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +48,13 @@ class FeatureBatch:
         0 = missing or out of vocabulary.
     dense : float32 array, shape (n, D), C-contiguous
         Standardised; never NaN or infinite.
+    splits : int64 array, shape (num_requests + 1,), optional
+        Rows from ``splits[r]`` to ``splits[r + 1]`` are of one request and share its codes; None: each row has its own.
     """
 
     codes: CodeMatrix
     dense: FloatMatrix
+    splits: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -10,7 +10,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -240,7 +240,8 @@ class FeatureSet:
         dense += [f"{name_of(f)}{end}" for f in config.of(HistoryMatch) for end in ("", ".share")]
         dense += [name_of(f) for f in config.of(HistoryNumber)]
         dense += [name_of(f) for f in config.of(HistoryRecency)] + [name_of(f) for f in config.of(HistoryLength)]
-        return FieldSpec(tuple(codes.values()), len(dense), tuple(codes), tuple(dense))
+        of_request = len(codes) - len(config.of(ItemCode))
+        return FieldSpec(tuple(codes.values()), len(dense), tuple(codes), tuple(dense), of_request)
 
     @property
     def context_names(self) -> tuple[str, ...]:
@@ -264,7 +265,7 @@ class FeatureSet:
         ----------
         query : FeatureQuery
         out : FeatureBatch, optional
-            Filled and returned in place of new arrays; of exactly as many rows.
+            Its arrays are filled in place of new ones; of exactly as many rows.
         threads : int
             0 = all cores; requests are shared out, so one request runs in one thread.
 
@@ -301,7 +302,8 @@ class FeatureSet:
             raise InvalidInputError(
                 f"columns must be C-contiguous, of the documented dtypes, got {_dtypes(query)}"
             ) from error
-        return out
+        # positions are of the rows
+        return replace(out, splits=query.splits if query.positions is None else None)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but counts and items as JSON values."""

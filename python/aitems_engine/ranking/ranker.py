@@ -6,6 +6,7 @@ Features and network belong together: `ranker.json` holds the digests of both, a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -32,6 +33,9 @@ HEAD, FEATURES, MODEL, COUNTED, COUNTS = (
     "item_counts.safetensors",
 )
 
+# optional input: how many rows have the codes of their request read, 1 = the first one for all
+REQUEST_ROWS = "request_rows"
+_ONE = np.array([1])
 ROWS = 1024
 
 
@@ -42,7 +46,8 @@ class Ranker:
     ----------
     model : path or bytes
         ONNX: `codes` int32 (n, F), `dense` float32 (n, D) -> `logits` float32 (n, T); T = 1 (click) or 2 (click, and
-        purchase given a click).
+        purchase given a click). Where it has the optional input `request_rows`, the candidates of a request share its
+        part of the network.
     fields : FieldSpec
         Of the features it was trained on.
     calibration : RankerCalibration, optional
@@ -76,16 +81,33 @@ class Ranker:
                 f"the features have {wanted} columns, logits must have 1 or 2"
             )
         self.inputs, self.outputs = list(inputs), int(outputs["logits"])
+        self._shares = REQUEST_ROWS in (i.name for i in self._session.get_overridable_initializers())
 
     def logits(self, batch: FeatureBatch) -> FloatMatrix:
-        """Return the logits, float32 array of shape (n, T)."""
+        """Return the logits, float32 array of shape (n, T).
+
+        Notes
+        -----
+        The network sees one request at a time, so that its logits do not depend on the others of the batch, or where
+        the batch knows no requests, parts whose layers stay in the processor's cache.
+        """
         if batch.codes.shape[1] != len(self.fields.cardinalities) or batch.dense.shape[1] != self.fields.dense:
             raise InvalidInputError(
                 f"the ranker reads {len(self.fields.cardinalities)} codes and {self.fields.dense} dense columns, "
                 f"got {batch.codes.shape} and {batch.dense.shape}"
             )
-        feeds = {"codes": batch.codes, "dense": batch.dense}
-        logits: FloatMatrix = self._session.run(["logits"], {name: feeds[name] for name in self.inputs})[0]
+        shared = {REQUEST_ROWS: _ONE} if self._shares and batch.splits is not None else {}
+        bounds = [0, len(batch)] if batch.splits is None else batch.splits.tolist()
+        parts = [
+            (begin, min(begin + ROWS, last))
+            for first, last in itertools.pairwise(bounds)
+            for begin in range(first, last, ROWS)
+        ]
+        logits = np.empty((len(batch), self.outputs), np.float32)
+        columns = {"codes": batch.codes, "dense": batch.dense}
+        for begin, end in parts:
+            feeds = {name: columns[name][begin:end] for name in self.inputs}
+            logits[begin:end] = self._session.run(["logits"], feeds | shared)[0]
         return logits
 
     def predict(self, batch: FeatureBatch) -> Predictions:
@@ -93,16 +115,8 @@ class Ranker:
 
         Notes
         -----
-        A logit that is no number becomes 0 probability. `pctcvr` is never above `pctr`. A large batch goes through in
-        parts whose layers stay in the processor's cache.
+        A logit that is no number becomes 0 probability. `pctcvr` is never above `pctr`.
         """
-        if len(batch) > ROWS:
-            starts = range(0, len(batch), ROWS)
-            parts = [
-                self.predict(FeatureBatch(batch.codes[start : start + ROWS], batch.dense[start : start + ROWS]))
-                for start in starts
-            ]
-            return Predictions(np.concatenate([p.pctr for p in parts]), np.concatenate([p.pcvr for p in parts]))
         logits = self.logits(batch)
         segments = None if self._segment is None else batch.codes[:, self._segment]
         outputs = (self.calibration.click, self.calibration.purchase)[: logits.shape[1]]

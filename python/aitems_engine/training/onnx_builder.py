@@ -11,6 +11,7 @@ import numpy.typing as npt
 from aitems_engine.errors import InvalidInputError, require_extra
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
+Part = str | tuple[str, npt.NDArray[np.int64]]
 OPSET = 17
 
 
@@ -60,17 +61,28 @@ class OnnxGraph:
         self._initialisers[name] = self._numpy.from_array(value, name)
         return name
 
-    def dense(self, name: str, rows: str, *, bias: bool = True) -> str:
-        """Add the linear layer of the tensors `name.weight` (out, in) and `name.bias`."""
-        # Gemm, not MatMul + Add: ONNX Runtime's static quantisation is several times faster on it.
-        return self.node(
-            "Gemm", [rows, self.weight(f"{name}.weight"), *([self.weight(f"{name}.bias")] if bias else [])], transB=1
-        )
+    def dense(self, name: str, *parts: Part, bias: bool = True) -> str:
+        """Add the linear layer of the tensors `name.weight` (out, in) and `name.bias`.
 
-    def input(self, name: str, *axes: str | int, kind: str = "int32") -> str:
-        """Declare an input; a word is an axis of any length."""
+        Its input may come in parts, each with the columns it is of, and a part with one row for all others first.
+        """
+        total = [self.weight(f"{name}.bias")] if bias else []
+        for number, part in enumerate(parts):
+            if isinstance(part, str):
+                rows, weight = part, self.weight(f"{name}.weight")
+            else:
+                columns = self.tensors[f"{name}.weight"][:, part[1]]
+                rows, weight = part[0], self.constant(f"{name}.{number}", np.ascontiguousarray(columns))
+            # Gemm, not MatMul + Add: ONNX Runtime's static quantisation is several times faster on it.
+            total = [self.node("Gemm", [rows, weight, *total], transB=1)]
+        return total[0]
+
+    def input(
+        self, name: str, *axes: str | int, kind: str = "int32", default: npt.NDArray[Any] | None = None
+    ) -> str:
+        """Declare an input; a word is an axis of any length. One with a default need not be given."""
         self._inputs.append(self._helper.make_tensor_value_info(name, self._kinds[kind], list(axes)))
-        return name
+        return name if default is None else self.constant(name, default)
 
     def output(self, name: str, columns: int, kind: str = "float32") -> None:
         """Declare an output of shape (n, columns)."""
