@@ -6,6 +6,7 @@
 
 #include "base/error.hpp"
 #include "base/thread_pool.hpp"
+#include "batch/calibration.hpp"
 #include "batch/candidates.hpp"
 #include "batch/features.hpp"
 #include "bindings/register.hpp"
@@ -183,6 +184,22 @@ py::tuple merge(const std::vector<std::tuple<Ints, Floats, double, std::int64_t>
   return py::make_tuple(splits, items, scores, bits, ranks, source_scores);
 }
 
+using Doubles = py::array_t<double, py::array::c_style>;
+
+Floats calibrated_probabilities(const py::array_t<double, py::array::c_style | py::array::forcecast>& logits, const Doubles& given, const Doubles& calibrated) {
+  const auto count = static_cast<std::size_t>(logits.size()), knots = static_cast<std::size_t>(given.size());
+  require_shape(logits, {count}, "logits");
+  require_shape(given, {std::max<std::size_t>(knots, 1)}, "given");
+  require_shape(calibrated, {knots}, "calibrated");
+  Floats out(logits.size());
+  const double* const from = logits.data();
+  float* const to = out.mutable_data();
+  const batch::Knots table{given.data(), calibrated.data(), knots};
+  py::gil_scoped_release release;
+  batch::calibrated_probabilities(from, count, table, to);
+  return out;
+}
+
 }  // namespace
 
 void register_batch(py::module_& module) {
@@ -194,6 +211,7 @@ void register_batch(py::module_& module) {
         py::arg("similar_splits").noconvert(), py::arg("similar").noconvert(), py::arg("similar_weights").noconvert(), py::arg("k"),
         py::arg("exclude_seen"), py::arg("allowed").noconvert() = py::none());
   m.def("merge", &merge, py::arg("found"), py::arg("reciprocal"), py::arg("budget"));
+  m.def("calibrated_probabilities", &calibrated_probabilities, py::arg("logits"), py::arg("given").noconvert(), py::arg("calibrated").noconvert());
   py::class_<FeatureTable, std::shared_ptr<FeatureTable>>(m, "FeatureTable")
       .def(py::init(&make), py::kw_only(), py::arg("codes"), py::arg("matches"), py::arg("statics"), py::arg("statistics"), py::arg("numbers"),
            py::arg("registered_at"), py::arg("half_lives_ms"), py::arg("last_codes"), py::arg("contexts"), py::arg("hour"), py::arg("weekday"),

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ def merge(
     NDArray[np.int32],
     NDArray[np.float32],
 ]: ...
+def calibrated_probabilities(
+    logits: NDArray[np.floating[Any]], given: NDArray[np.float64], calibrated: NDArray[np.float64]
+) -> NDArray[np.float32]: ...
 
 class FeatureTable:
     def __init__(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aitems_engine._native import batch as native
 from aitems_engine.errors import DataError, InvalidInputError
 
 # beyond this a probability is 0 or 1 in float32
@@ -53,6 +54,10 @@ class CalibrationTable:
         inside = np.clip(values, self.given[0], self.given[-1])
         return np.asarray(np.interp(inside, self.given, self.calibrated) + (values - inside))
 
+    def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """Return the sigmoid of calibrated logits, float32 array of shape (n,), in one pass."""
+        return native.calibrated_probabilities(logits, self.given, self.calibrated)
+
 
 def straight(slope: float = 1.0, shift: float = 0.0) -> CalibrationTable:
     """Return the table of ``slope * logit + shift``, as Platt has it."""
@@ -91,15 +96,15 @@ class Calibration:
         float32 array, shape (n,)
             NaN where the logit is NaN.
         """
-        calibrated = self.default(logits)
+        found = self.default.probabilities(logits)
         if segments is not None:
-            if segments.shape != calibrated.shape:
-                raise InvalidInputError(f"there must be one segment for each of {calibrated.shape} logits")
+            if segments.shape != found.shape:
+                raise InvalidInputError(f"there must be one segment for each of {found.shape} logits")
             for segment, table in self.by_segment.items():
                 rows = segments == segment
                 if rows.any():
-                    calibrated[rows] = table(logits[rows])
-        return sigmoid(calibrated).astype(np.float32)
+                    found[rows] = table.probabilities(logits[rows])
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the tables as plain values, for a bundle."""

@@ -36,7 +36,7 @@ HEAD, FEATURES, MODEL, COUNTED, COUNTS = (
 # optional input: how many rows have the codes of their request read, 1 = the first one for all
 REQUEST_ROWS = "request_rows"
 _ONE = np.array([1])
-ROWS = 1024
+ROWS = 512
 
 
 class Ranker:
@@ -120,7 +120,9 @@ class Ranker:
         logits = self.logits(batch)
         segments = None if self._segment is None else batch.codes[:, self._segment]
         outputs = (self.calibration.click, self.calibration.purchase)[: logits.shape[1]]
-        found = [np.nan_to_num(c.probabilities(logits[:, i], segments), nan=0.0) for i, c in enumerate(outputs)]
+        found = [c.probabilities(logits[:, i], segments) for i, c in enumerate(outputs)]
+        for probabilities in found:
+            probabilities[np.isnan(probabilities)] = 0
         return Predictions(found[0], found[1] if len(found) == 2 else np.ones(len(logits), np.float32))
 
 
