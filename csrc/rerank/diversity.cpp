@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr float kSmallestSquare = 1e-30f;
+constexpr std::size_t kPrefetchRows = 256;  // of a catalogue's vectors, that lie far apart; more would push each other out of the cache
 
 std::size_t groups_of(std::size_t count) { return (count + kRerankGroup - 1) / kRerankGroup; }
 
@@ -29,7 +30,12 @@ class UnitRows {
         vector_groups_(groups_of(vectors.dim)),
         stride_((vector_groups_ + groups_of(extra)) * kRerankGroup),
         state_(n, kUnknown),
-        rows_(static_cast<float*>(::operator new(n * stride_ * sizeof(float), kAlignment))) {}
+        rows_(static_cast<float*>(::operator new(n * stride_ * sizeof(float), kAlignment))) {
+    for (std::size_t i = 0; i < std::min(n, kPrefetchRows); ++i) {
+      const char* const row = reinterpret_cast<const char*>(source(i));
+      for (std::size_t b = 0; b < vectors_.dim * sizeof(float); b += 64) __builtin_prefetch(row + b);
+    }
+  }
 
   // The part behind the vector starts here.
   std::size_t width() const { return vector_groups_ * kRerankGroup; }
@@ -43,12 +49,11 @@ class UnitRows {
   float* row(std::size_t i) {
     float* const out = rows_.get() + i * stride_;
     if (state_[i] != kUnknown) return out;
-    const std::size_t at = static_cast<std::size_t>(vectors_.rows[i]);
-    const float* const in = vectors_.data + at * vectors_.dim;
+    const float* const in = source(i);
     std::copy(in, in + vectors_.dim, out);
     std::fill(out + vectors_.dim, out + stride_, 0.0f);
     const float square = dot_(out, out, vector_groups_);
-    const bool there = (!vectors_.present || vectors_.present[at]) && square > kSmallestSquare && std::isfinite(square);
+    const bool there = (!vectors_.present || vectors_.present[vectors_.rows[i]]) && square > kSmallestSquare && std::isfinite(square);
     const float scale = there ? 1 / std::sqrt(square) : 0;
     for (std::size_t d = 0; d < vectors_.dim; ++d) out[d] = there ? out[d] * scale : 0;
     state_[i] = there ? kThere : kMissing;
@@ -63,6 +68,8 @@ class UnitRows {
   struct Free {
     void operator()(float* p) const { ::operator delete(p, kAlignment); }
   };
+  const float* source(std::size_t i) const { return vectors_.data + static_cast<std::size_t>(vectors_.rows[i]) * vectors_.dim; }
+
   const Vectors& vectors_;
   float (*const dot_)(const float*, const float*, std::size_t);
   const std::size_t vector_groups_, stride_;

@@ -36,7 +36,7 @@ HEAD, FEATURES, MODEL, COUNTED, COUNTS = (
 # optional input: how many rows have the codes of their request read, 1 = the first one for all
 REQUEST_ROWS = "request_rows"
 _ONE = np.array([1])
-ROWS = 512
+ROWS = 1024
 
 
 class Ranker:
