@@ -137,6 +137,11 @@ def test_equals_slow_twin(seed: int, training: bool) -> None:
     cardinalities = np.array(features.spec.cardinalities)
     assert got.codes.min() >= 0
     assert (got.codes < cardinalities).all()
+    assert (got.splits is None) == training
+    if not training:
+        first = np.repeat(query.splits[:-1], np.diff(query.splits))
+        shared = got.codes[:, -features.spec.request_codes :]
+        np.testing.assert_array_equal(shared, shared[first])
     again = features.gather(query, threads=2)
     np.testing.assert_array_equal(got.codes, again.codes)
     np.testing.assert_array_equal(got.dense, again.dense)
@@ -220,6 +225,7 @@ def test_serving_from_interactions_reuses_arrays() -> None:
     np.testing.assert_array_equal(out.dense, fresh.dense)
     name = features.spec.code_names.index("position")
     assert (out.codes[:, name] == 2).all()
+    np.testing.assert_array_equal(fresh.splits, query.splits)
 
 
 def test_no_candidates_and_no_requests() -> None:

@@ -177,6 +177,19 @@ def test_survives_json_exactly():
     assert np.array_equal(again.probabilities(logits, segments), calibration.probabilities(logits, segments))
 
 
+@pytest.mark.parametrize("knots", [1, 2, 3, 50])
+def test_probabilities_equal_the_slow_way(knots):
+    rng = np.random.default_rng(knots)
+    table = CalibrationTable(*(np.cumsum(rng.exponential(size=(2, knots)) + 1e-3, axis=1) - knots / 2))
+    logits = np.concatenate([rng.normal(size=500) * knots, table.given, [np.nan, np.inf, -np.inf, 1e30, 0.0, -0.0]])
+    with np.errstate(invalid="ignore"):
+        want = sigmoid(table(logits))
+    np.testing.assert_allclose(table.probabilities(logits), want, rtol=1e-6, atol=1e-40)
+    both = np.stack([logits, logits], 1).astype(np.float32)
+    np.testing.assert_array_equal(table.probabilities(both[:, 1]), table.probabilities(both[:, 1].copy()))
+    assert len(table.probabilities(logits[:0])) == 0
+
+
 def test_without_tables_a_logit_is_what_it_says():
     assert Calibration().probabilities(np.array([0.0, np.nan, 1e9, -1e9])).tolist()[:1] == [0.5]
     p = Calibration().probabilities(np.array([0.3, np.nan, 1e9, -1e9]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,7 +11,7 @@ import torch
 from tests.reference import rankers as slow
 
 from aitems_engine.errors import InvalidInputError
-from aitems_engine.ranking import FieldSpec
+from aitems_engine.ranking import FeatureBatch, FieldSpec, Ranker
 from aitems_engine.training.ranker_onnx import build_ranker_onnx
 from aitems_engine.training.rankers import RANKERS, RankerShape, make_ranker
 
@@ -108,3 +110,32 @@ def test_onnx_answers_alike_for_any_number_of_rows(fields, shape):
         assert got.dtype == np.float32
         assert got.shape == want.shape
         assert np.abs(got - want).max(initial=0) <= 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.name}-{s.dim}-{len(s.hidden)}-{s.cross_rank}")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        FieldSpec((7, 1, 30), 4, request_codes=1),
+        FieldSpec((3, 5), 0, request_codes=1),
+        FieldSpec((4, 6), 2, request_codes=2),
+    ],
+    ids=["mixed", "codes", "request"],
+)
+def test_a_request_is_told_once_or_by_every_row(fields, shape):
+    ranker = Ranker(build_ranker_onnx(model := randomised(fields, shape)), fields)
+    codes, dense = inputs(fields, 1300)
+    with torch.no_grad():
+        want = model(torch.from_numpy(codes), torch.from_numpy(dense)).numpy()
+    assert np.abs(ranker.logits(FeatureBatch(codes, dense)) - want).max() <= 1e-5
+
+    splits = np.array([0, 0, 1, 1200, 1300, 1300])  # none, one, more than go through at once
+    of_request = np.repeat(splits[:-1], np.diff(splits))
+    codes[:, -fields.request_codes :] = codes[of_request, -fields.request_codes :]
+    together = ranker.logits(FeatureBatch(codes, dense, splits))
+    with torch.no_grad():
+        want = model(torch.from_numpy(codes), torch.from_numpy(dense)).numpy()
+    assert np.abs(together - want).max() <= 1e-5
+    for first, last in itertools.pairwise(splits.tolist()):
+        alone = FeatureBatch(codes[first:last], dense[first:last], np.array([0, last - first]))
+        np.testing.assert_array_equal(ranker.logits(alone), together[first:last])

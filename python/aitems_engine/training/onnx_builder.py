@@ -77,9 +77,7 @@ class OnnxGraph:
             total = [self.node("Gemm", [rows, weight, *total], transB=1)]
         return total[0]
 
-    def input(
-        self, name: str, *axes: str | int, kind: str = "int32", default: npt.NDArray[Any] | None = None
-    ) -> str:
+    def input(self, name: str, *axes: str | int, kind: str = "int32", default: npt.NDArray[Any] | None = None) -> str:
         """Declare an input; a word is an axis of any length. One with a default need not be given."""
         self._inputs.append(self._helper.make_tensor_value_info(name, self._kinds[kind], list(axes)))
         return name if default is None else self.constant(name, default)
