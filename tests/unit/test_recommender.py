@@ -29,7 +29,7 @@ from aitems_engine.recommendation import (
     read_ads,
     recommender_parts,
 )
-from aitems_engine.recommendation.recommender import Ads, Source
+from aitems_engine.recommendation.pool import Ads, Source
 from aitems_engine.training import retrieval as training
 
 pytest.importorskip("scipy")  # the fits need it

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from aitems_engine.recommendation.loading import DEFAULT_CONFIG, load_recommender, read_ads, recommender_parts
-from aitems_engine.recommendation.recommender import Ads, Recommender
+from aitems_engine.recommendation.pool import Ads
+from aitems_engine.recommendation.recommender import Recommender
 from aitems_engine.recommendation.request import HistoryEvent, Request
 from aitems_engine.recommendation.response import Origin, RecommendedItem, Response, Stage, Trace
 from aitems_engine.recommendation.user_mode import UserMode, read_query_specificity

@@ -28,7 +28,8 @@ from aitems_engine.errors import BundleError, ConfigError, DataError, InvalidInp
 from aitems_engine.events import Interactions
 from aitems_engine.ranking import open_ranker
 from aitems_engine.recommendation.placement import Placement
-from aitems_engine.recommendation.recommender import Ads, Recommender, Source
+from aitems_engine.recommendation.pool import Ads, Source
+from aitems_engine.recommendation.recommender import Recommender
 from aitems_engine.recommendation.user_mode import UserMode
 from aitems_engine.rerank import UserModeModel
 from aitems_engine.retrieval import Retriever, read_retriever, retriever_parts

@@ -7,11 +7,9 @@ request holds: what cannot be used is left out, what fails is replaced, and the 
 from __future__ import annotations
 
 import hashlib
-import secrets
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,77 +21,22 @@ from aitems_engine.catalog import ItemTable
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.ranking import FeatureQuery, FeatureSet, Predictions, Ranker
+from aitems_engine.recommendation.asked import Asked
 from aitems_engine.recommendation.placement import Placement
-from aitems_engine.recommendation.request import HistoryEvent, Request, decode_cursor
+from aitems_engine.recommendation.pool import Ads, IntVector, Pool, Source, packed
+from aitems_engine.recommendation.request import Request
 from aitems_engine.recommendation.response import Response, Stage, Trace
 from aitems_engine.recommendation.stages import OK, StageRun, outcomes_of, timed
 from aitems_engine.recommendation.user_mode import UserMode
 from aitems_engine.rerank import RuleContext, Slate
-from aitems_engine.retrieval import Candidates, Retriever
 from aitems_engine.retrieval.merge import Merged, merge
 
-IntVector = npt.NDArray[np.int32]
-# the newest events of a history that retrievers and features see
-HISTORY_LIMIT = 1000
 THREADS = 8
 DAY_MS = 86_400_000
 # popular items beyond a page's worth, where retrievers found too few: rules may take some
 FALLBACK_SPARE = 100
 # of a deadline: a slow retriever leaves time to rank what the others found
 RETRIEVAL_SHARE = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A retriever and how its items lie in the catalogue.
-
-    Attributes
-    ----------
-    name : str
-    retriever : Retriever
-    to_catalogue, from_catalogue : int32 arrays or None
-        Position there of each item of the retriever, and the other way round (-1: it does not know the item). None
-        where both are the same.
-    """
-
-    name: str
-    retriever: Retriever
-    to_catalogue: IntVector | None
-    from_catalogue: IntVector | None
-
-    @classmethod
-    def over(cls, name: str, retriever: Retriever, items: ItemTable) -> Source:
-        """Return the source of a retriever for a catalogue that holds all its items."""
-        if list(retriever.item_ids) == items.item_ids:
-            return cls(name, retriever, None, None)
-        there = items.positions(retriever.item_ids)
-        if (there < 0).any():
-            missing = retriever.item_ids[int(np.argmax(there < 0))]
-            raise InvalidInputError(f"retriever '{name}' knows item '{missing}', which the catalogue lacks")
-        back = np.full(len(items), -1, np.int32)
-        back[there] = np.arange(len(there), dtype=np.int32)
-        return cls(name, retriever, there, back)
-
-    def candidates(self, histories: Interactions, k: npt.NDArray[np.int64], exclude_seen: bool) -> Candidates:
-        """Return the retriever's candidates as positions in the catalogue, `k` of them for each history."""
-        if self.from_catalogue is not None:
-            histories = histories.translated(self.from_catalogue, list(self.retriever.item_ids))
-        most = int(k.max())
-        found = self.retriever.candidates(histories, most, exclude_seen=exclude_seen)
-        items = found.items
-        if (k < most).any():
-            items = np.where(np.arange(most) < k[:, None], items, np.int32(-1))
-        if self.to_catalogue is not None:
-            items = np.where(items < 0, np.int32(-1), self.to_catalogue[items])
-        return Candidates(items, found.scores, self.name)
-
-
-@dataclass(frozen=True, eq=False)
-class Ads:
-    """Items that someone pays for: positions in the catalogue and bids a click, highest bid first."""
-
-    items: IntVector
-    bids: npt.NDArray[np.float32]
 
 
 class _Codes(Mapping[str, IntVector]):
@@ -113,64 +56,6 @@ class _Codes(Mapping[str, IntVector]):
 
     def __len__(self) -> int:
         return len(self._table.codes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A request as positions in the catalogue: what it brought, and what was left out of it."""
-
-    request: Request
-    history: IntVector
-    times: npt.NDArray[np.int64]
-    bought: IntVector
-    excluded: IntVector
-    shown: list[str]
-    """Items of earlier pages, known or not."""
-    previous: IntVector
-    """Those of them that the catalogue has."""
-    flags: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class _Pool:
-    """The candidates of a batch, one request after the other, organic ones first; arrays of one length."""
-
-    splits: npt.NDArray[np.int64]
-    items: IntVector
-    scores: npt.NDArray[np.float32]
-    """Of the merge; below all others for items that no retriever found."""
-    ranks: npt.NDArray[np.int32]
-    """(n, sources), from 1; 0 where the source did not find the item."""
-    source_scores: npt.NDArray[np.float32]
-    bids: npt.NDArray[np.float32]
-    """Of ads, a click; NaN for organic items. Empty where there are no ads."""
-
-    @classmethod
-    def together(cls, pools: Sequence[_Pool]) -> _Pool:
-        splits, items = _packed([pool.items for pool in pools])
-        columns = ("scores", "ranks", "source_scores", "bids")
-        return cls(splits, items, *(np.concatenate([getattr(pool, name) for pool in pools]) for name in columns))
-
-    def own(self, row: int) -> slice:
-        return slice(int(self.splits[row]), int(self.splits[row + 1]))
-
-    def of(self, row: int) -> _Pool:
-        own = self.own(row)
-        bids = self.bids[own] if len(self.bids) else np.full(own.stop - own.start, np.nan, np.float32)
-        columns = self.items[own], self.scores[own], self.ranks[own], self.source_scores[own]
-        return _Pool(np.array([0, own.stop - own.start]), *columns, bids)
-
-    def extended(self, items: IntVector, bids: npt.NDArray[np.float32] | None = None) -> _Pool:
-        more, sources = len(items), self.ranks.shape[1]
-        lowest = self.scores.min(initial=0.0) - 1
-        return _Pool(
-            np.array([0, len(self.items) + more]),
-            np.concatenate([self.items, items]),
-            np.concatenate([self.scores, lowest - np.arange(more, dtype=np.float32)]),
-            np.concatenate([self.ranks, np.zeros((more, sources), np.int32)]),
-            np.concatenate([self.source_scores, np.zeros((more, sources), np.float32)]),
-            np.concatenate([self.bids, np.full(more, np.nan, np.float32) if bids is None else bids]),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,9 +180,9 @@ class Recommender:
         self,
         run: StageRun,
         placement: Placement,
-        pool: _Pool,
+        pool: Pool,
         histories: Interactions,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
     ) -> Predictions | None:
         features, ranker = self.features, self.ranker
         if not placement.rank or features is None or ranker is None:
@@ -318,7 +203,7 @@ class Recommender:
     def _scores(
         self,
         placement: Placement,
-        pool: _Pool,
+        pool: Pool,
         predictions: Predictions | None,
         price: npt.NDArray[np.float32] | None,
     ) -> tuple[npt.NDArray[np.float64], Mapping[int, str]]:
@@ -344,12 +229,12 @@ class Recommender:
     def _slate(
         self,
         placement: Placement,
-        pool: _Pool,
+        pool: Pool,
         scores: npt.NDArray[np.float64],
         predictions: Predictions | None,
         price: npt.NDArray[np.float32] | None,
         histories: Interactions,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
     ) -> Slate:
         """Return the candidates of all requests with the columns that the placement's rules need."""
         needs, items, numbers = placement.rules.columns, pool.items, self.items.numbers
@@ -374,7 +259,7 @@ class Recommender:
         if "seen" in needs:
             columns["seen"] = contained(pool.splits, items, histories.splits, histories.items)
         if "bought" in needs:
-            columns["bought"] = contained(pool.splits, items, *_packed([one.bought for one in asked]))
+            columns["bought"] = contained(pool.splits, items, *packed([one.bought for one in asked]))
         if self.ads is not None:
             bids = pool.bids if len(pool.bids) else np.full(len(items), np.nan, np.float32)
             columns |= {"is_ad": ~np.isnan(bids), "bid": bids}
@@ -384,8 +269,8 @@ class Recommender:
         self,
         run: StageRun,
         placement: Placement,
-        one: _Asked,
-        pool: _Pool,
+        one: Asked,
+        pool: Pool,
         slate: Slate,
         row: int,
         sources: tuple[str, ...],
@@ -430,7 +315,7 @@ class Recommender:
             },
         )
 
-    def _rule_context(self, one: _Asked) -> RuleContext:
+    def _rule_context(self, one: Asked) -> RuleContext:
         request = one.request
         name = request.request_id or ""
         goal = _share(request.context.get("goal_probability"))
@@ -447,73 +332,30 @@ class Recommender:
             cold_share=_share(request.context.get("cold_share")),
         )
 
-    def _asked(self, requests: Sequence[Request]) -> tuple[list[_Asked], Interactions]:
+    def _asked(self, requests: Sequence[Request]) -> tuple[list[Asked], Interactions]:
         """Return the requests as positions, and their histories over the catalogue."""
-        asked = [self._one_asked(request) for request in requests]
+        asked = [Asked.of(request, self.items, self.histories, self._rows_of_users) for request in requests]
         histories = Interactions(
             [one.request.user_id or "" for one in asked],
             self.items.item_ids,
-            *_packed([one.history for one in asked]),
+            *packed([one.history for one in asked]),
             np.concatenate([one.times for one in asked]),
         )
         return asked, histories
 
-    def _one_asked(self, request: Request) -> _Asked:
-        flags: list[str] = []
-        if request.timestamp is None or request.request_id is None:
-            now = int(time.time() * 1000) if request.timestamp is None else request.timestamp
-            request = replace(request, timestamp=now, request_id=request.request_id or secrets.token_hex(8))
-        positions = self.items.positions_by_id
-        bought = np.zeros(0, np.int32)
-        known = self._rows_of_users.get(request.user_id or "") if not request.history else None
-        if known is not None and self.histories is not None:
-            stored = slice(*self.histories.splits[known : known + 2].tolist())
-            history, times = self.histories.items[stored], self.histories.times[stored]
-            if self.histories.bought is not None:
-                bought = history[self.histories.bought[stored]]
-        else:
-            places, when, purchased = [], [], []
-            for event in request.history[-HISTORY_LIMIT:]:
-                item, at = (event, -1) if isinstance(event, str) else (event.item_id, event.timestamp)
-                place = positions.get(item)
-                if place is not None:
-                    places.append(place)
-                    when.append(at)
-                    if isinstance(event, HistoryEvent) and event.event_type == "purchase":
-                        purchased.append(place)
-            history, times = np.array(places, np.int32), np.array(when, np.int64)
-            bought = np.array(purchased, np.int32)
-            unknown = min(len(request.history), HISTORY_LIMIT) - len(history)
-            if unknown:
-                flags.append(f"{unknown} events of the history are of items that the catalogue lacks")
-            if len(request.history) > HISTORY_LIMIT:
-                flags.append(f"the history has {len(request.history)} events; the newest {HISTORY_LIMIT} are used")
-        shown = decode_cursor(request.cursor) if request.cursor else []
-        excluded, previous = self.items.positions(request.exclude), self.items.positions(shown)
-        return _Asked(
-            request,
-            history[-HISTORY_LIMIT:],
-            times[-HISTORY_LIMIT:],
-            bought,
-            excluded[excluded >= 0],
-            shown,
-            previous[previous >= 0],
-            flags,
-        )
-
-    def _candidates(self, placement: Placement, merged: Merged, asked: Sequence[_Asked]) -> _Pool:
+    def _candidates(self, placement: Placement, merged: Merged, asked: Sequence[Asked]) -> Pool:
         """Return the candidates of each request, never fewer than a page of what may be shown."""
         nothing = np.zeros(0, np.float32)
-        pool = _Pool(merged.splits, merged.items, merged.scores, merged.ranks, merged.source_scores, nothing)
+        pool = Pool(merged.splits, merged.items, merged.scores, merged.ranks, merged.source_scores, nothing)
         enough = np.diff(merged.splits).tolist()
         if not (self.ads is not None and placement.ads) and all(
             found >= one.request.k and not len(one.excluded) and not len(one.previous)
             for found, one in zip(enough, asked, strict=True)
         ):
             return pool
-        return _Pool.together([self._own_candidates(placement, pool.of(row), one) for row, one in enumerate(asked)])
+        return Pool.together([self._own_candidates(placement, pool.of(row), one) for row, one in enumerate(asked)])
 
-    def _own_candidates(self, placement: Placement, pool: _Pool, one: _Asked) -> _Pool:
+    def _own_candidates(self, placement: Placement, pool: Pool, one: Asked) -> Pool:
         items = pool.items
         hidden = np.concatenate([one.excluded, one.previous])
         showable = len(items) - (int(np.isin(items, hidden).sum()) if len(hidden) else 0)
@@ -540,12 +382,6 @@ class Recommender:
             "user_mode": self.user_mode is not None,
             "placements": list(self.placements),
         }
-
-
-def _packed(lists: Sequence[IntVector]) -> tuple[npt.NDArray[np.int64], IntVector]:
-    splits = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(one) for one in lists], out=splits[1:])
-    return splits, np.concatenate(lists)
 
 
 def _text(value: Any) -> str | None:

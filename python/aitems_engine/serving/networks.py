@@ -19,8 +19,8 @@ from aitems_engine.bundle import Bundle
 from aitems_engine.errors import AitemsError, InvalidInputError
 from aitems_engine.events import Interactions
 from aitems_engine.ranking.ranker import MODEL
+from aitems_engine.recommendation.asked import HISTORY_LIMIT
 from aitems_engine.recommendation.loading import RANKER, load_encoder, load_recommender
-from aitems_engine.recommendation.recommender import HISTORY_LIMIT
 from aitems_engine.serving.models import Call, ServedModel, Tensors
 
 if TYPE_CHECKING:
