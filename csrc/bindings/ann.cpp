@@ -2,9 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <optional>
-#include <system_error>
 
 #include "ann/check.hpp"
 #include "ann/index.hpp"
@@ -12,6 +10,7 @@
 #include "ann/merge.hpp"
 #include "base/error.hpp"
 #include "base/thread_pool.hpp"
+#include "bindings/os_errors.hpp"
 #include "bindings/register.hpp"
 
 namespace py = pybind11;
@@ -264,19 +263,6 @@ py::dict graph(const Index& index) {
 py::array_t<std::int64_t> live_ids(const Index& index) {
   const std::vector<std::int64_t> ids = index.live_ids();
   return py::array_t<std::int64_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
-}
-
-// The core's std::system_error becomes Python's OSError with number and file name.
-template <class Body>
-auto with_os_errors(const std::string& path, const Body& body) {
-  try {
-    py::gil_scoped_release release;
-    return body();
-  } catch (const std::system_error& error) {
-    errno = error.code().value();
-    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
-    throw py::error_already_set();
-  }
 }
 
 void save(const Index& index, const std::string& path, const py::bytes& notes) {

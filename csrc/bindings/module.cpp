@@ -6,6 +6,7 @@ PYBIND11_MODULE(_native, module) {
   aitems::bindings::register_errors(module);
   aitems::bindings::register_ann(module);
   aitems::bindings::register_batch(module);
+  aitems::bindings::register_category(module);
   aitems::bindings::register_isa(module);
   aitems::bindings::register_textcnn(module);
   aitems::bindings::register_text(module);

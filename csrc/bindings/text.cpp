@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "bindings/register.hpp"
+#include "bindings/specs.hpp"
 
 namespace py = pybind11;
 
@@ -189,38 +190,10 @@ std::vector<text::ComponentSpec> components(const py::list& list) {
 }
 
 std::unique_ptr<text::Tokenizer> make_tokenizer(const py::dict& spec, const std::string& isa) {
-  text::TokenizerSpec out;
-  out.normalizer = components(spec["normalizer"]);
-  out.pre_tokenizer = components(spec["pre_tokenizer"]);
-  out.prefix_ids = spec["prefix_ids"].cast<std::vector<std::int32_t>>();
-  out.suffix_ids = spec["suffix_ids"].cast<std::vector<std::int32_t>>();
-  for (const auto& item : spec["added"].cast<py::list>()) {
-    const auto f = item.cast<py::tuple>();
-    out.added.push_back({f[0].cast<std::string>(), f[1].cast<std::int32_t>(), f[2].cast<bool>(), f[3].cast<bool>(), f[4].cast<bool>(), f[5].cast<bool>()});
-  }
-  const py::dict model = spec["model"];
-  text::ModelSpec& m = out.model;
-  m.type = model["type"].cast<std::string>();
-  const py::list tokens = model["tokens"];
-  const auto ids = model["ids"].cast<std::vector<std::int32_t>>();
-  if (ids.size() != tokens.size()) invalid("tokens and ids must have the same length");
-  m.vocab.reserve(ids.size());
-  for (std::size_t i = 0; i < ids.size(); ++i) m.vocab.emplace_back(tokens[i].cast<std::string>(), ids[i]);
-  m.unk_id = model["unk_id"].cast<std::int32_t>();
-  m.prefix = model["prefix"].cast<std::string>();
-  m.suffix = model["suffix"].cast<std::string>();
-  m.max_word_chars = model["max_word_chars"].cast<std::int64_t>();
-  m.fuse_unk = model["fuse_unk"].cast<bool>();
-  m.byte_fallback = model["byte_fallback"].cast<bool>();
-  m.ignore_merges = model["ignore_merges"].cast<bool>();
-  m.byte_level = model["byte_level"].cast<bool>();
-  m.scores = model["scores"].cast<std::vector<double>>();
-  m.merges = model["merges"].cast<std::vector<std::int32_t>>();
-  if (m.type == "Unigram" && m.scores.size() != m.vocab.size()) invalid("scores and tokens must have the same length");
-  if (m.merges.size() % 3) invalid("merges must be triples");
+  const text::TokenizerSpec parts = tokenizer_spec(spec);
   const Isa level = require_isa(isa);
   py::gil_scoped_release release;
-  return std::make_unique<text::Tokenizer>(out, level);
+  return std::make_unique<text::Tokenizer>(parts, level);
 }
 
 py::tuple encode(const text::Tokenizer& tokenizer, const py::object& texts, const py::object& packed_offsets, std::int64_t max_length,
@@ -288,6 +261,39 @@ py::tuple encode(const text::Tokenizer& tokenizer, const py::object& texts, cons
 }
 
 }  // namespace
+
+text::TokenizerSpec tokenizer_spec(const py::dict& spec) {
+  text::TokenizerSpec out;
+  out.normalizer = components(spec["normalizer"]);
+  out.pre_tokenizer = components(spec["pre_tokenizer"]);
+  out.prefix_ids = spec["prefix_ids"].cast<std::vector<std::int32_t>>();
+  out.suffix_ids = spec["suffix_ids"].cast<std::vector<std::int32_t>>();
+  for (const auto& item : spec["added"].cast<py::list>()) {
+    const auto f = item.cast<py::tuple>();
+    out.added.push_back({f[0].cast<std::string>(), f[1].cast<std::int32_t>(), f[2].cast<bool>(), f[3].cast<bool>(), f[4].cast<bool>(), f[5].cast<bool>()});
+  }
+  const py::dict model = spec["model"];
+  text::ModelSpec& m = out.model;
+  m.type = model["type"].cast<std::string>();
+  const py::list tokens = model["tokens"];
+  const auto ids = model["ids"].cast<std::vector<std::int32_t>>();
+  if (ids.size() != tokens.size()) invalid("tokens and ids must have the same length");
+  m.vocab.reserve(ids.size());
+  for (std::size_t i = 0; i < ids.size(); ++i) m.vocab.emplace_back(tokens[i].cast<std::string>(), ids[i]);
+  m.unk_id = model["unk_id"].cast<std::int32_t>();
+  m.prefix = model["prefix"].cast<std::string>();
+  m.suffix = model["suffix"].cast<std::string>();
+  m.max_word_chars = model["max_word_chars"].cast<std::int64_t>();
+  m.fuse_unk = model["fuse_unk"].cast<bool>();
+  m.byte_fallback = model["byte_fallback"].cast<bool>();
+  m.ignore_merges = model["ignore_merges"].cast<bool>();
+  m.byte_level = model["byte_level"].cast<bool>();
+  m.scores = model["scores"].cast<std::vector<double>>();
+  m.merges = model["merges"].cast<std::vector<std::int32_t>>();
+  if (m.type == "Unigram" && m.scores.size() != m.vocab.size()) invalid("scores and tokens must have the same length");
+  if (m.merges.size() % 3) invalid("merges must be triples");
+  return out;
+}
 
 void register_text(py::module_& module) {
   py::module_ submodule = module.def_submodule("text", "Tokenisers.");

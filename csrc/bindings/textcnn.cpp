@@ -9,6 +9,7 @@
 #include "base/error.hpp"
 #include "base/thread_pool.hpp"
 #include "bindings/register.hpp"
+#include "bindings/specs.hpp"
 #include "textcnn/char_ngrams.hpp"
 
 namespace py = pybind11;
@@ -76,18 +77,11 @@ struct Batch {
 };
 
 std::unique_ptr<Scorer> make_scorer(const py::dict& tensors, const std::string& mode, const std::string& isa, int threads) {
-  if (mode != "exact" && mode != "int8") invalid("mode must be 'exact' or 'int8', got '" + mode + "'");
-  textcnn::Tensors views;
-  for (const auto& [key, value] : tensors) {
-    const std::string name = py::str(key);
-    if (name.rfind("aux.", 0) == 0) continue;
-    const bool array = py::isinstance<py::array>(value);
-    const auto given = exact<float>(value, ("tensor '" + name + "'").c_str(), array ? static_cast<int>(py::reinterpret_borrow<py::array>(value).ndim()) : 0);
-    views[name] = {given.data(), {given.shape(), given.shape() + given.ndim()}};
-  }
+  const textcnn::Mode kind = mode_of(mode);
+  const textcnn::Tensors views = tensor_views(tensors);
   const Isa level = require_isa(isa);
   py::gil_scoped_release release;
-  return std::make_unique<Scorer>(textcnn::Model(views, mode == "int8" ? textcnn::Mode::kInt8 : textcnn::Mode::kExact, level, threads));
+  return std::make_unique<Scorer>(textcnn::Model(views, kind, level, threads));
 }
 
 py::dict describe(const Scorer& scorer) {
@@ -107,6 +101,23 @@ py::dict describe(const Scorer& scorer) {
 }
 
 }  // namespace
+
+textcnn::Mode mode_of(const std::string& mode) {
+  if (mode != "exact" && mode != "int8") invalid("mode must be 'exact' or 'int8', got '" + mode + "'");
+  return mode == "int8" ? textcnn::Mode::kInt8 : textcnn::Mode::kExact;
+}
+
+textcnn::Tensors tensor_views(const py::dict& tensors) {
+  textcnn::Tensors views;
+  for (const auto& [key, value] : tensors) {
+    const std::string name = py::str(key);
+    if (name.rfind("aux.", 0) == 0) continue;
+    const bool array = py::isinstance<py::array>(value);
+    const auto given = exact<float>(value, ("tensor '" + name + "'").c_str(), array ? static_cast<int>(py::reinterpret_borrow<py::array>(value).ndim()) : 0);
+    views[name] = {given.data(), {given.shape(), given.shape() + given.ndim()}};
+  }
+  return views;
+}
 
 void register_textcnn(py::module_& module) {
   py::module_ m = module.def_submodule("textcnn", "The folded text classifier and its character n-grams.");

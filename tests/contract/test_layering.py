@@ -83,7 +83,7 @@ def test_runtime_never_unpickles(word: str) -> None:
     assert not users
 
 
-# C++: base <- simd <- rooms <- bindings, cython; rooms do not include one another.
+# C++: base <- simd <- rooms <- category (two rooms put together) <- triton; rooms <- bindings, cython.
 CSRC = ROOT / "csrc"
 CPP_MAY_INCLUDE = {
     "base": {"base"},
@@ -92,6 +92,8 @@ CPP_MAY_INCLUDE = {
     "batch": {"base", "batch"},
     "text": {"base", "simd", "text"},
     "textcnn": {"base", "simd", "textcnn"},
+    "category": {"base", "simd", "text", "textcnn", "category"},
+    "triton": {"base", "simd", "text", "textcnn", "category", "triton"},
     "embedding": {"base", "simd", "embedding"},
     "rerank": {"base", "simd", "rerank"},
 }

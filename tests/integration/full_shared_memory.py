@@ -48,7 +48,7 @@ def main() -> None:
     title, found = "나이키 에어맥스 " * 100_000, {}
     with tempfile.TemporaryDirectory() as folder:
         write_both(Path(folder) / "bundle")
-        export_repository(Path(folder) / "bundle", Path(folder) / "models")
+        export_repository(Path(folder) / "bundle", Path(folder) / "models", backend="python")
         with (
             TritonServer(Path(folder) / "models", grpc_port=0) as server,
             Client(server.address, retries=0) as plain,

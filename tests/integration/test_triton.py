@@ -37,7 +37,7 @@ from tests.unit.test_recommender import catalogue, requests, same
 from aitems_engine import Engine, Request
 from aitems_engine.bundle import Bundle
 from aitems_engine.category.classifier import CategoryClassifier
-from aitems_engine.category.loading import load_classifier
+from aitems_engine.category.loading import load_classifier, write_native
 from aitems_engine.cli import main
 from aitems_engine.errors import BundleError, ConfigError, InvalidInputError, ServingError
 from aitems_engine.events import Interactions
@@ -47,6 +47,7 @@ from aitems_engine.recommendation import load_recommender
 from aitems_engine.runtime import OnnxScorer
 from aitems_engine.serving import Client
 from aitems_engine.serving.installation import Installation
+from aitems_engine.serving.models import NATIVE_FILE
 from aitems_engine.serving.networks import CategoryNetwork, Ranking
 from aitems_engine.serving.repository import CONFIG, add_version, export_repository, remove_version, versions_of
 from aitems_engine.serving.server import TritonServer
@@ -88,6 +89,10 @@ def client(server: TritonServer, request: pytest.FixtureRequest) -> Iterator[Cli
         yield connected
 
 
+def native_classifier(bundle: Path) -> CategoryClassifier:
+    return Bundle.open_as(bundle, partial(load_classifier, execution="native", mode="int8"))
+
+
 def recorded_titles(count: int) -> list[str | bytes | None]:
     rng = random.Random(5)
     pool = SYLLABLES + "abcdefgh 0123456789 ()+-"
@@ -96,9 +101,10 @@ def recorded_titles(count: int) -> list[str | bytes | None]:
 
 
 def test_classify_equals_the_embedded_engine(client: Client, engine: Engine) -> None:
-    titles = recorded_titles(300)
+    titles = recorded_titles(3000)
     malls = [None if i % 3 else "식품 > 과일" for i in range(len(titles))]
-    for some in (slice(0, None), *(slice(i, i + 1) for i in range(0, len(titles), 7))):
+    alone = [*range(0, len(titles), 61), *range(len(titles) - 6, len(titles))]
+    for some in (slice(0, None), *(slice(i, i + 1) for i in alone)):
         found, wanted = (e.classify(titles[some], malls[some], top_k=4) for e in (client, engine))
         assert found.leaf_ids.tolist() == wanted.leaf_ids.tolist()
         assert np.abs(found.probabilities - wanted.probabilities).max() <= 1e-4
@@ -422,11 +428,58 @@ def test_models_are_loaded_by_nobody_else(server: TritonServer) -> None:
 
 def test_killed_process_is_loaded_again(server: TritonServer, engine: Engine) -> None:
     assert server.guard() == []
-    with Client(server.address, retries=0) as other, under_load(lambda: other.recommend(Request(k=2))) as found:
-        os.kill(server.processes()["category_match"][0], signal.SIGKILL)
-        assert repaired(server) == ["model 'category_match' did not answer any more and was loaded again"]
+    assert server.processes()["category_match"] == []  # the native backend answers, in the server itself
+    with Client(server.address, retries=0) as other, under_load(lambda: other.classify(["apple"])) as found:
+        os.kill(server.processes()["recommend"][0], signal.SIGKILL)
+        assert repaired(server) == ["model 'recommend' did not answer any more and was loaded again"]
         assert server.guard() == []
     assert set(found) == {"ok"}  # the other model went on
+    with Client(server.address, retries=0) as client:
+        assert client.recommend(Request(k=2)).item_ids == engine.recommend(Request(k=2)).item_ids
+
+
+def test_python_backend(engine: Engine, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    export_repository(tmp_path / "bundle", tmp_path / "models", backend="python")
+    titles = recorded_titles(300)
+    with TritonServer(tmp_path / "models", grpc_port=0) as server, Client(server.address, retries=0) as client:
+        for malls in (None, ["식품 > 과일"] * 300):
+            found, wanted = (e.classify(titles, malls, top_k=4) for e in (client, Engine.open(tmp_path / "bundle")))
+            assert found.leaf_ids.tolist() == wanted.leaf_ids.tolist()
+            assert np.abs(found.probabilities - wanted.probabilities).max() <= 1e-4
+        os.kill(server.processes()["category_match"][0], signal.SIGKILL)
+        assert repaired(server) == ["model 'category_match' did not answer any more and was loaded again"]
+        assert client.classify(["apple"]).leaf_ids.tolist() == engine.classify(["apple"]).leaf_ids.tolist()
+
+
+def test_requests_that_nobody_waits_for(server: TritonServer, engine: Engine) -> None:
+    titles = ["나이키 에어맥스 " * 2000] * 256
+
+    def give_up() -> None:
+        with pytest.raises(ServingError):
+            impatient.classify(titles)
+
+    with (
+        Client(server.address, retries=0, deadline_s=0.005) as impatient,
+        Client(server.address, retries=0) as client,
+        under_load(lambda: client.classify(["apple"])) as found,
+    ):
+        for _ in range(20):
+            give_up()
+    assert set(found) == {"ok"}
+    assert server.guard() == []
+
+
+def test_bytes_that_lie(server: TritonServer, engine: Engine) -> None:
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    title = grpc.InferInput("TITLE", [2, 1], "BYTES")
+    with grpc.InferenceServerClient(server.address) as api:
+        for raw in (b"", b"\3\0\0", b"\1\0\0\0a", b"\xff\xff\xff\xffab", b"\1\0\0\0a" * 3, b"\1\0\0\0a\7\0\0\0abc"):
+            title._raw_content = raw
+            with pytest.raises(InferenceServerException):
+                api.infer("category_match", [title])
     with Client(server.address, retries=0) as client:
         assert client.classify(["apple"]).leaf_ids.tolist() == engine.classify(["apple"]).leaf_ids.tolist()
 
@@ -465,9 +518,10 @@ def test_bundles_that_must_not_take_over(server: TritonServer, bundle: Path, eng
     # one that answers otherwise here than where it was written
     write_both(tmp_path / "other", seed=9)
     added = add_version(server.repository, tmp_path / "other")
-    recorded = server.repository / "category_match" / str(added["category_match"]) / "recorded.json"
-    recorded.write_text(recorded.read_text().replace('"apple"', '"pear"'))
-    with pytest.raises(ServingError, match="this server does not answer as the engine did"):
+    opened = Bundle.open(tmp_path / "other")
+    wrong = server.repository / "category_match" / str(added["category_match"]) / NATIVE_FILE
+    write_native(opened, native_classifier(bundle), wrong, [([b"apple"], None)], top_k=3)
+    with pytest.raises(ServingError, match="this machine does not answer as the engine did"):
         server._control("load_model", "category_match")
     for model, version in added.items():
         remove_version(server.repository, model, version)
@@ -497,6 +551,8 @@ def test_repository_that_cannot_be(bundle: Path, tmp_path: Path) -> None:
         export_repository(bundle, tmp_path)
     with pytest.raises(ConfigError, match="target must be one of"):
         export_repository(bundle, tmp_path / "a", target="tpu")
+    with pytest.raises(ConfigError, match="backend must be one of"):
+        export_repository(bundle, tmp_path / "a", backend="rust")
     with pytest.raises(ConfigError, match="instances"):
         export_repository(bundle, tmp_path / "a", instances=0)
     with pytest.raises(ServingError, match="no repository"):

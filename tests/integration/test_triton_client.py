@@ -54,7 +54,8 @@ def engine(bundle: Path) -> Engine:
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
-    export_repository(bundle, repository)
+    # a process can be made to stand still
+    export_repository(bundle, repository, backend="python")
     with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
         yield running
 

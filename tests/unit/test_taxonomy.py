@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reference import slow_metrics
 
-from aitems_engine.catalog.node_sums import NodeSums
 from aitems_engine.catalog.taxonomy import Taxonomy
 from aitems_engine.errors import InvalidInputError, TaxonomyError
 
@@ -174,33 +173,6 @@ def test_node_probabilities_equal_the_slow_twin(nodes: int, seed: int, rows: int
         leaves = dict(zip(t.leaf_ids, p[r].astype(float).tolist(), strict=True))
         expected = [slow_metrics.node_probability(t, leaves, n) for n in t.node_ids]
         np.testing.assert_allclose(ours[r], expected, rtol=1e-6, atol=1e-9)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(1, 60), st.integers(0, 2**31), st.floats(0.05, 1))
-def test_sums_of_inner_nodes_are_those_of_all_nodes(nodes: int, seed: int, share: float) -> None:
-    t = random_tree(random.Random(seed), nodes)
-    rng = np.random.default_rng(seed)
-    # some of the leaves, in any order
-    columns = rng.permutation(t.leaf_nodes)[: max(1, int(share * len(t.leaf_nodes)))]
-    p = rng.dirichlet(np.ones(len(columns)), size=7).astype(np.float32)
-    inner = np.array([-1, *(set(range(nodes)) - set(t.leaf_nodes.tolist()))])
-    wanted = rng.choice(inner, size=(7, 3))
-    ours = NodeSums(t, columns).of(p, wanted)
-    everything = t.node_probabilities(p, columns)
-    expected = np.where(wanted >= 0, np.take_along_axis(everything, np.maximum(wanted, 0), 1), 0)
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
-
-
-def test_sums_of_leaves_are_refused(tmp_path: Path) -> None:
-    t = tree(tmp_path, SMALL)
-    sums = NodeSums(t, t.leaf_nodes)
-    with pytest.raises(InvalidInputError, match="must be inner nodes"):
-        sums.of(np.ones((1, 3), np.float32), t.positions(["ap"])[None])
-    with pytest.raises(InvalidInputError, match=r"shape \(rows, 3\), got \(1, 2\)"):
-        sums.of(np.ones((1, 2), np.float32), t.positions(["fr"])[None])
-    with pytest.raises(InvalidInputError, match=r"nodes must have shape \(1, k\)"):
-        sums.of(np.ones((1, 3), np.float32), t.positions(["fr"]))
 
 
 def test_node_probabilities_for_some_leaves_only(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from aitems_engine.catalog.node_sums import NodeSums
+from aitems_engine._native import category
 from aitems_engine.catalog.taxonomy import Taxonomy
 from aitems_engine.category.settings import ClassifierSettings
 from aitems_engine.errors import InvalidInputError, ModelMismatchError
@@ -80,12 +80,7 @@ class CategoryClassifier:
                 )
         label_nodes = taxonomy.positions(settings.labels)
         lineages = taxonomy.lineages(label_nodes)
-        self._node_sums = NodeSums(taxonomy, label_nodes)
         tops = [taxonomy.node_ids[line[0]] for line in lineages]
-        # nodes above each label, parent first, -1 behind the top: shape (num_labels, depth - 1)
-        self._parents_of_label = np.full((len(lineages), max(map(len, lineages)) - 1), -1, dtype=np.int32)
-        for i, line in enumerate(lineages):
-            self._parents_of_label[i, : len(line) - 1] = line[-2::-1]
         unknown = sorted(set(settings.threshold_by_top) - set(taxonomy.top_ids))
         if unknown:
             raise ModelMismatchError(
@@ -95,8 +90,10 @@ class CategoryClassifier:
             [settings.threshold_by_top.get(top, settings.threshold_default) for top in tops], dtype=np.float32
         )
         self._top_names = [taxonomy.path(top) for top in tops]
-        above = sorted({node for line in lineages for node in line[:-1]})
-        self._inner_paths = {taxonomy.node_ids[i]: taxonomy.path(taxonomy.node_ids[i]) for i in above}
+        inner = {taxonomy.node_ids[node] for line in lineages for node in line[:-1]}
+        self._inner_paths = {node: taxonomy.path(node) for node in inner}
+        self._tree = label_tree(taxonomy, label_nodes, self._thresholds)
+        self._hedge, self._flat = category.Hedge(self._tree), not self._tree["above"].shape[1]
         # tokens of a title without text: 0, or those of the tokeniser's template
         self._empty_length = int(tokenizer.encode_batch([""], max_length=settings.max_title_length).lengths[0])
         self.labels = LabelTable(np.array(settings.labels, dtype=np.str_), tuple(map(taxonomy.path, settings.labels)))
@@ -139,6 +136,25 @@ class CategoryClassifier:
             "threshold_default": s.threshold_default,
             "thresholds": len(s.threshold_by_top),
             "training": dict(s.training),
+        }
+
+    def native_parts(self) -> dict[str, Any]:
+        """Return what the native classifier is made of beside the weights; see `_native.category.write_classifier`."""
+        s, node_ids = self.settings, self.taxonomy.node_ids
+        return {
+            "tokenizer": self.tokenizer.native_parts,
+            "max_title_length": s.max_title_length,
+            "max_mall_length": s.max_mall_length,
+            "gram_min": s.gram_min,
+            "gram_max": s.gram_max,
+            "gram_buckets": s.gram_buckets,
+            "leaf_ids": list(s.labels),
+            "paths": list(self.labels.paths),
+            "tops": self._top_names,
+            "node_ids": list(node_ids),
+            "node_paths": [self._inner_paths.get(node, "") for node in node_ids],
+            "tree": self._tree,
+            "bundle_digest": self.bundle_digest,
         }
 
     def prepare(self, titles: Texts, mall_categories: Texts | None = None, *, threads: int = 1) -> ScorerInputs:
@@ -196,7 +212,7 @@ class CategoryClassifier:
         causes: list[str | None] = [None] * rows
         parents = _Parents([None] * rows, np.full(rows, np.nan, dtype=np.float32))
         hedged = np.flatnonzero(unsure & ~empty)
-        if len(hedged) and self._parents_of_label.shape[1]:
+        if len(hedged) and not self._flat:
             parents = self._sure_parents(inputs, hedged, best, parents, threads)
         for row in np.flatnonzero(empty).tolist():
             causes[row] = "empty title"
@@ -245,19 +261,42 @@ class CategoryClassifier:
         parents: _Parents,
         threads: int,
     ) -> None:
-        # the softmax here, because NumPy's exp is vectorised: 5 us a row at 4,215 leaves
-        odds = self.scorer.logits(rows_of(inputs, rows), threads=threads)
-        odds -= odds.max(axis=1, keepdims=True)
-        np.exp(odds, out=odds)
-        labels = best[rows]
-        above = self._parents_of_label[labels]
-        sums = self._node_sums.of(odds, above) / odds.sum(axis=1, keepdims=True)
-        sure = (sums >= self._thresholds[labels, None]) & (above >= 0)
-        for k in np.flatnonzero(sure.any(axis=1)).tolist():
-            # the first sure one: they are ordered from the parent up
-            rank = int(sure[k].argmax())
-            parents.ids[rows[k]] = self.taxonomy.node_ids[above[k, rank]]
-            parents.probabilities[rows[k]] = sums[k, rank]
+        nodes, probabilities = self._hedge.above(
+            self.scorer.logits(rows_of(inputs, rows), threads=threads), best[rows], threads
+        )
+        for row, node, probability in zip(rows.tolist(), nodes.tolist(), probabilities, strict=True):
+            if node >= 0:
+                parents.ids[row], parents.probabilities[row] = self.taxonomy.node_ids[node], probability
+
+
+def label_tree(
+    taxonomy: Taxonomy, label_nodes: npt.NDArray[np.integer[Any]], thresholds: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return labels as leaves of a tree, as `_native.category.Hedge` takes them.
+
+    Parameters
+    ----------
+    taxonomy : Taxonomy
+    label_nodes : int array, shape (num_labels,)
+        The leaf that each label stands for.
+    thresholds : float32 array, shape (num_labels,)
+    """
+    lineages = taxonomy.lineages(label_nodes)
+    # nodes above each label, parent first, -1 behind the top: shape (num_labels, depth - 1)
+    above = np.full((len(lineages), max(map(len, lineages)) - 1), -1, dtype=np.int32)
+    for i, line in enumerate(lineages):
+        above[i, : len(line) - 1] = line[-2::-1]
+    # in tree order the labels below a node stand side by side
+    begin, end = taxonomy.leaf_ranges()
+    slots = begin[label_nodes]
+    order = np.argsort(slots, kind="stable")
+    return {
+        "order": order.astype(np.int32),
+        "node_begin": np.searchsorted(slots[order], begin).astype(np.int32),
+        "node_end": np.searchsorted(slots[order], end).astype(np.int32),
+        "above": above,
+        "thresholds": thresholds,
+    }
 
 
 def rows_of(inputs: ScorerInputs, rows: npt.NDArray[np.intp]) -> ScorerInputs:

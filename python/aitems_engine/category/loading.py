@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from aitems_engine.bundle import Bundle
 from aitems_engine.catalog.taxonomy import Taxonomy
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 TOKENIZER, TAXONOMY, SETTINGS = "tokenizer.json", "taxonomy.csv", "classifier.json"
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
+Request: TypeAlias = "tuple[Sequence[bytes], Sequence[bytes | None] | None]"
 EXECUTIONS, MODES = ("native", "onnx"), ("int8", "exact")
 
 
@@ -36,6 +41,42 @@ def load_classifier(bundle: Bundle, *, execution: str, mode: str) -> CategoryCla
     return CategoryClassifier(
         tokenizer, _scorer(bundle, execution, mode), taxonomy, settings, bundle_digest=bundle.digest
     )
+
+
+def write_native(
+    bundle: Bundle, classifier: CategoryClassifier, path: Path, requests: Sequence[Request], *, top_k: int
+) -> None:
+    """Write a classifier as one file that is read without Python, by the native backend of Triton.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Opened; what the classifier was loaded from, with the native execution.
+    classifier : CategoryClassifier
+    path : Path
+        The file.
+    requests : sequence of (titles, mall categories or None)
+        Asked here and recorded with their answers: whoever opens the file must answer the same.
+    top_k : int
+        Of the recorded answers.
+    """
+    from aitems_engine._native.category import write_classifier
+    from aitems_engine.runtime import read_safetensors
+
+    recorded = []
+    for titles, malls in requests:
+        answer = classifier.classify(titles, malls, top_k=top_k)
+        recorded.append(
+            {
+                "titles": list(titles),
+                "malls": [mall or b"" for mall in malls or ()],
+                "labels": answer.label_indices,
+                "probabilities": answer.probabilities,
+                "abstained": answer.abstained.view(np.uint8),
+            }
+        )
+    tensors = {n: t for n, t in read_safetensors(bundle.file(WEIGHTS)).items() if not n.startswith("aux.")}
+    write_classifier(str(path), {**classifier.native_parts(), "tensors": tensors}, recorded)
 
 
 def _utf8(bundle: Bundle, name: str) -> str:

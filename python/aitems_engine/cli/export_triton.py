@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--bundle", type=Path, required=True, help="directory written by `aitems train category` or `bundle build`")
     add("--out", type=Path, required=True, help="directory for the repository; must not exist or be empty")
     add("--target", default="cpu", help="what the server runs on: cpu (default), onnxruntime-trt or tensorrt")
+    add("--backend", default="auto", help="what answers category_match: auto (default), native or python")
     add("--instances", type=int, default=1, metavar="N", help="processes for each model (default 1)")
     add("--plans", type=Path, default=Path("plans"), help="of tensorrt: directory where plans are kept (default plans)")
     add("--precision", default="fp16", help="of tensorrt: fp16 (default) or int8")
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         target=args.target,
         instances=args.instances,
+        backend=args.backend,
         plans=args.plans,
         precision=args.precision,
     )

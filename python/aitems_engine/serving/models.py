@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
 # in a model's version directory
-BUNDLE, RECORDED = "bundle", "recorded.json"
+BUNDLE, RECORDED, NATIVE_FILE = "bundle", "recorded.json", "classifier.bin"
 MAX_TOP_K = 1000
 TOLERANCE = 1e-4
 
@@ -122,6 +122,13 @@ class CategoryMatch(ServedModel):
         self._classifier = Bundle.open_as(bundle, make)
         self._top_k, self._threads = int(settings["top_k"]), int(settings["threads"])
         self._leaf_ids = _bytes_array([leaf.encode() for leaf in self._classifier.labels.leaf_ids.tolist()])
+
+    def write_native(self, bundle: Path, path: Path, requests: Sequence[Tensors]) -> None:
+        """Write the classifier that is open, of a bundle, as the file that the native backend reads."""
+        from aitems_engine.category.loading import write_native
+
+        asked = [(_column(r["TITLE"]), _column(r["MALL_CATEGORY"]) if "MALL_CATEGORY" in r else None) for r in requests]
+        write_native(Bundle.open(bundle, verify=False), self._classifier, path, asked, top_k=self._top_k)
 
     @property
     def label_paths(self) -> tuple[str, ...]:
@@ -329,8 +336,12 @@ def _texts(call: Call, name: str) -> list[Any]:
     array = call.inputs.get(name)
     if array is None or array.ndim != 2 or array.shape[1] != 1:
         raise InvalidInputError(f"{name} must have shape (rows, 1), got {'none' if array is None else array.shape}")
-    texts: list[Any] = array[:, 0].tolist()
-    return texts
+    return _column(array)
+
+
+def _column(array: npt.NDArray[Any]) -> list[Any]:
+    values: list[Any] = array[:, 0].tolist()
+    return values
 
 
 def _bytes_array(values: Sequence[bytes]) -> npt.NDArray[Any]:

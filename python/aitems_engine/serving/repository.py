@@ -9,6 +9,8 @@
           model.py          the shell
           recorded.json     requests with the answers the engine gave here: canary at load and while serving
           bundle/           hard links to the bundle's parts where the file system allows, copies else
+          classifier.bin    instead of shell and bundle where the native backend answers
+        libtriton_aitems.so the native backend; Triton looks for it here
 
 A further version is put beside the present one, complete, before the server hears of it.
 """
@@ -27,12 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.bundle import Bundle
+from aitems_engine.category.loading import WEIGHTS
 from aitems_engine.engine import CLASSIFIER, RECOMMENDER
 from aitems_engine.errors import AitemsError, BundleError, ConfigError, require_extra
 from aitems_engine.ranking.ranker import HEAD
 from aitems_engine.recommendation.loading import RANKER, encoder_of
 from aitems_engine.serving.models import (
     BUNDLE,
+    NATIVE_FILE,
     RECORDED,
     TOLERANCE,
     Call,
@@ -47,7 +51,8 @@ from aitems_engine.serving.networks import CategoryNetwork, Network, PartModel, 
 from aitems_engine.serving.plans import TOLERANCES, PlanBuilder, plan_of
 
 CONFIG, SHELL, WARMUP, LABELS = "config.pbtxt", "model.py", "warmup", "labels.txt"
-TARGETS = ("cpu", "onnxruntime-trt", "tensorrt")
+TARGETS, BACKENDS = ("cpu", "onnxruntime-trt", "tensorrt"), ("auto", "native", "python")
+NATIVE, LIBRARY = "aitems", "libtriton_aitems.so"
 PLANS = Path("plans")
 # puts what a GPU runs into a version; returns by how much its answers may differ
 Place: TypeAlias = Callable[[Network, Path], float]
@@ -60,12 +65,20 @@ def templates() -> Path:
     return next(p for p in (here.parent / "model_repository", here.parents[3] / "model_repository") if p.is_dir())
 
 
+def native_library() -> Path:
+    """Return the native backend, installed beside the native core."""
+    from aitems_engine import _native
+
+    return Path(_native.__file__).parent / "serving" / "backends" / NATIVE / LIBRARY
+
+
 def export_repository(
     bundle: str | Path,
     out: str | Path,
     *,
     target: str = "cpu",
     instances: int = 1,
+    backend: str = "auto",
     plans: Path = PLANS,
     precision: str = "fp16",
     builder: PlanBuilder | None = None,
@@ -82,7 +95,10 @@ def export_repository(
         For the latter two the networks alone (category_classifier, ranker) run on the GPU, in ONNX Runtime with
         TensorRT or as TensorRT plans; the other models run as they do on a CPU.
     instances : int >= 1
-        Processes a model; for a model on a GPU its instances there.
+        Processes a model; for a model on a GPU its instances there, for one in the native backend threads.
+    backend : "auto", "native" or "python"
+        What answers `category_match`: the native backend, or a Python process around the engine. "auto" takes the
+        native one where the bundle has the weights that it reads.
     plans, precision, builder
         For "tensorrt": where plans are kept, their precision and what builds those that are not there yet, by default
         the TensorRT of this host; see `plan_of`.
@@ -92,7 +108,7 @@ def export_repository(
     BundleError
         The bundle is damaged.
     ConfigError
-        An unknown target, `instances` < 1, or `out` is taken.
+        An unknown target or backend, `instances` < 1, `out` is taken, or the native backend cannot serve the bundle.
     MissingExtraError
         The extra `triton` is not installed, or for "tensorrt" what builds plans.
     ModelMismatchError
@@ -101,6 +117,8 @@ def export_repository(
     require_extra("triton", "tritonclient")
     if target not in TARGETS:
         raise ConfigError(f"target must be one of {', '.join(TARGETS)}, got '{target}'")
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got '{backend}'")
     if instances < 1:
         raise ConfigError(f"instances must be at least 1, got {instances}")
     out = Path(out)
@@ -111,10 +129,16 @@ def export_repository(
         place = _plan_placer(plans, precision, builder)
     out.mkdir(parents=True, exist_ok=True)
     models = list(models_of(bundle))
+    native = backend != "python" and _native_can(bundle)
+    if backend == "native" and not native:
+        raise ConfigError(f"the native backend needs {CLASSIFIER} and {WEIGHTS}, and bundle '{bundle}' lacks one")
     for model in models:
         folder = out / model.name
         folder.mkdir()
         config = _read_config(templates() / model.name / CONFIG)
+        if native and isinstance(model, CategoryMatch):
+            config.backend = NATIVE
+            shutil.copy(native_library(), folder / LIBRARY)
         network = model if target != "cpu" and isinstance(model, Network) else None
         recorded = _write_version(folder, 1, Path(bundle), model, config, place if network else None)
         if network is not None and target == "tensorrt":
@@ -172,6 +196,11 @@ def remove_version(repository: Path, model: str, version: int) -> None:
 def versions_of(folder: Path) -> list[int]:
     """Return the versions of a model, rising."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+
+
+def _native_can(bundle: str | Path) -> bool:
+    parts = Bundle.open(bundle, verify=False).parts
+    return CLASSIFIER in parts and WEIGHTS in parts
 
 
 def models_of(bundle: str | Path) -> Iterator[ServedModel]:
@@ -304,6 +333,9 @@ def _write_version(
             assert isinstance(model, Network)
             config.output[0].dims[0] = model.columns
             tolerance = place(model, building)
+            shutil.rmtree(building / BUNDLE)
+        elif isinstance(model, CategoryMatch) and config.backend == NATIVE:
+            model.write_native(building / BUNDLE, building / NATIVE_FILE, _requests(model))
             shutil.rmtree(building / BUNDLE)
         else:
             shutil.copy(templates() / model.name / "1" / SHELL, building / SHELL)

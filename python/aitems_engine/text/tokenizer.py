@@ -112,6 +112,11 @@ class Tokenizer:
         return f"Tokenizer({self.model}, {self.vocab_size} tokens)"
 
     @property
+    def native_parts(self) -> dict[str, Any]:
+        """What the native tokeniser is made of; see `_native.text.Tokenizer`."""
+        return self._file.native
+
+    @property
     def model(self) -> str:
         """The kind of model: WordPiece, BPE or Unigram."""
         return self._file.model
