@@ -1,4 +1,5 @@
 // The feature gather against values written out, at its edges, and from several threads at once.
+#include "batch/calibration.hpp"
 #include "batch/candidates.hpp"
 #include "batch/features.hpp"
 
@@ -194,6 +195,20 @@ TEST(Candidates, NeighboursAddUpAndWhatWasSeenIsLeftOut) {
   const std::int64_t lists[]{0, 3, 6};
   contained(2, {lists, items}, {splits, events}, told);
   EXPECT_EQ(told[0], 0);
+}
+
+TEST(Calibration, IsLinearBetweenKnotsAndHasSlopeOneBeyond) {
+  const double given[] = {-1, 1, 4}, calibrated[] = {-2, 0, 1};
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> logits{-3, -1, 0, 1, 2.5, 4, 6, infinity, -infinity, std::nan("")}, want{-4, -2, -1, 0, 0.5, 1, 3};
+  std::vector<float> out(logits.size());
+  calibrated_probabilities(logits.data(), logits.size(), {given, calibrated, 3}, out.data());
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(out[i], static_cast<float>(1 / (1 + std::exp(-want[i])))) << logits[i];
+  EXPECT_EQ(out[7], 1);
+  EXPECT_EQ(out[8], 0);
+  EXPECT_TRUE(std::isnan(out[9]));
+  calibrated_probabilities(logits.data(), logits.size(), {given, calibrated, 1}, out.data());  // one knot: a shift by -1
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(out[i], static_cast<float>(1 / (1 + std::exp(1 - logits[i])))) << logits[i];
 }
 
 }  // namespace
