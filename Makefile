@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo $(BIN)/uv)
 SOURCES := $(shell find csrc -name '*.[ch]pp' -o -name '*.inc' -o -name '*.pyx') CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test bench lint sanitize docs clean
+.PHONY: setup demo test bench bench-compare lint sanitize docs clean
 .DEFAULT_GOAL := setup
 
 $(BIN)/python:
@@ -30,6 +30,11 @@ test: setup             ## all tests that need no service: fast ones first, then
 bench: setup            ## measurements against peers (several minutes); see docs/benchmarks.md
 	$(UV) pip install --quiet --python $(BIN)/python -r bench/requirements.txt
 	$(BIN)/python -m pytest bench
+
+bench-compare: setup    ## has a ratio to a peer fallen by more than 15 % below bench/baselines.json? (two minutes)
+	$(UV) pip install --quiet --python $(BIN)/python -r bench/requirements.txt
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest bench/bench_ratios.py --benchmark-timer time.process_time \
+	  --benchmark-columns median,iqr,rounds
 
 lint: setup             ## style and types
 	$(BIN)/ruff check python tests bench

@@ -9,14 +9,31 @@ import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+RATIO = "ratio to a peer"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-docs", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.addoption("--update-baselines", action="store_true", help="store the ratios of this processor")
+    parser.addoption("--baselines", metavar="FILE", help="ratios to compare with (default: bench/baselines.json)")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    ratios = [
+        text
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, text in getattr(report, "user_properties", ())
+        if name == RATIO and report.when == "call"
+    ]
+    if ratios:
+        terminalreporter.section(f"ratios on {processor()}")
+        terminalreporter.write_line("\n".join(sorted(ratios)))
 
 
 def processor() -> str:
