@@ -19,6 +19,7 @@ from aitems_engine.serving import tensorrt_builder
 from aitems_engine.serving.networks import CategoryNetwork, Network, Ranking
 from aitems_engine.serving.plan_graph import Feeds, builder_flags, plan_graph, run_graph
 from aitems_engine.serving.plans import Host, check_answers, check_precision, layer_precisions, plan_of
+from aitems_engine.training.onnx_builder import OnnxGraph
 
 pytest.importorskip("scipy")  # the recommender of the bundle is fitted with it
 HOST = Host("11.1.0", "Fake GPU", "550.54.15")
@@ -97,6 +98,22 @@ def test_graph_of_a_precision(network: Network, precision: str, major: int) -> N
     halves = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
     assert bool(halves) == (precision == "fp16" and major == 11)
     check_answers(network.name, run_graph(network.graph(), feeds), run_graph(graph, feeds), precision)
+
+
+@pytest.mark.parametrize("major", [10, 11])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_input_that_may_be_left_out(precision: str, major: int) -> None:
+    rng = np.random.default_rng(0)
+    graph = OnnxGraph({"layer.weight": rng.normal(size=(4, 3)), "layer.bias": rng.normal(size=4)})
+    zero = graph.constant("zero", np.zeros(1, np.int64))
+    rows = graph.input("rows", 1, kind="int64", default=np.array([2**62]))
+    sliced = graph.node("Slice", [graph.input("dense", "n", 3, kind="float32"), zero, rows, zero])
+    graph.node("Identity", [graph.dense("layer", sliced)], name="logits")
+    graph.output("logits", 4)
+    feeds = {"dense": rng.normal(size=(50, 3)).astype(np.float32)}
+    plan = plan_graph(graph.model("layer"), precision, major, feeds)
+    assert [tensor.name for tensor in onnx.load_model_from_string(plan).graph.input] == ["dense"]
+    check_answers("layer", run_graph(graph.model("layer"), feeds), run_graph(plan, feeds), precision)
 
 
 def test_flags_by_version() -> None:

@@ -36,7 +36,7 @@ def plan_graph(graph: bytes, precision: str, major: int, samples: Feeds) -> byte
     Parameters
     ----------
     graph : bytes
-        ONNX with an output `logits`; others are cut off.
+        ONNX with an output `logits`; others are cut off, and inputs that may be left out.
     precision : "fp16" or "int8"
     major : int
         Of TensorRT's version.
@@ -53,7 +53,10 @@ def plan_graph(graph: bytes, precision: str, major: int, samples: Feeds) -> byte
     from onnx.utils import Extractor
 
     model = onnx.load_model_from_string(graph)
-    model = Extractor(model).extract_model([tensor.name for tensor in model.graph.input], ["logits"])
+    # an input with a default becomes a constant
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = [tensor.name for tensor in model.graph.input if tensor.name not in defaults]
+    model = Extractor(model).extract_model(inputs, ["logits"])
     if precision == "int8":
         model = _quantised(model, samples)
     elif major >= TYPED_FROM:
