@@ -12,6 +12,8 @@ from tests.reference import rankers as slow
 
 from aitems_engine.errors import InvalidInputError
 from aitems_engine.ranking import FeatureBatch, FieldSpec, Ranker
+from aitems_engine.serving.plan_graph import plan_graph, run_graph
+from aitems_engine.serving.plans import check_answers
 from aitems_engine.training.ranker_onnx import build_ranker_onnx
 from aitems_engine.training.rankers import RANKERS, RankerShape, make_ranker
 
@@ -139,3 +141,13 @@ def test_a_request_is_told_once_or_by_every_row(fields, shape):
     for first, last in itertools.pairwise(splits.tolist()):
         alone = FeatureBatch(codes[first:last], dense[first:last], np.array([0, last - first]))
         np.testing.assert_array_equal(ranker.logits(alone), together[first:last])
+
+
+@pytest.mark.parametrize(("precision", "major"), [("fp16", 11), ("int8", 10)])
+@pytest.mark.parametrize("name", RANKERS)
+def test_graphs_that_plans_are_built_from(name, precision, major):
+    fields = FieldSpec((50, 30, 20, 7, 5), 6, request_codes=2)
+    graph = build_ranker_onnx(randomised(fields, RankerShape(name, dim=5, hidden=(8, 6), bottom=(7,))))
+    feeds = dict(zip(("codes", "dense"), inputs(fields, 256), strict=True))
+    plan = plan_graph(graph, precision, major, feeds)
+    assert check_answers(name, run_graph(graph, feeds), run_graph(plan, feeds), precision) > 0
