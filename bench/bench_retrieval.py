@@ -44,17 +44,19 @@ class EaseOfDecays:
 
 
 class GfCfOfRanks:
-    """GF-CF whose decomposition is computed once, at the highest rank, when its settings come one by one."""
+    """GF-CF whose decomposition is computed once, at the highest rank, when settings of one power come one by one."""
 
     def __init__(self, rank_max: int) -> None:
         self._rank_max = rank_max
-        self._last: tuple[Interactions, GfCf] | None = None
+        self._last: tuple[Interactions, float, GfCf] | None = None
 
-    def __call__(self, interactions: Interactions, *, rank: int, alpha: float) -> GfCf:
-        if self._last is None or self._last[0] is not interactions:
+    def __call__(self, interactions: Interactions, *, rank: int, user_power: float, alpha: float) -> GfCf:
+        if self._last is None or self._last[0] is not interactions or self._last[1] != user_power:
             self._last = None
-            self._last = (interactions, fit_gf_cf(interactions, rank=self._rank_max))
-        return replace(self._last[1], vectors=np.ascontiguousarray(self._last[1].vectors[:, :rank]), alpha=alpha)
+            fitted = fit_gf_cf(interactions, rank=self._rank_max, user_power=user_power)
+            self._last = (interactions, user_power, fitted)
+        fitted = self._last[2]
+        return replace(fitted, vectors=np.ascontiguousarray(fitted.vectors[:, :rank]), alpha=alpha)
 
 
 def grid(fit: Callable[..., Retriever], options: list[dict[str, float]]) -> list[tuple[str, Fit]]:
@@ -144,7 +146,15 @@ def fit_towers(x: Interactions, **chosen: Any) -> Retriever:
 GOWALLA: dict[str, tuple[Callable[..., Retriever], list[dict[str, float]]]] = {
     "popularity": (fit_popularity, [{}]),
     "item-knn": (fit_item_knn, [{"neighbours": 200, "shrinkage": s} for s in (20, 0)]),
-    "gf-cf": (GfCfOfRanks(1024), [{"rank": r, "alpha": a} for r in (1024, 512, 256) for a in (0.2, 0.1, 0.3)]),
+    "gf-cf": (
+        GfCfOfRanks(1024),
+        [
+            {"user_power": p, "rank": r, "alpha": a}
+            for p in (0.4, 0.5, 0.3)
+            for r in (1024, 512)
+            for a in (0.3, 0.2, 0.4)
+        ],
+    ),
     "ials": (fit_ials, [{"rank": 64, "epochs": 10, "l2": r, "unobserved": 0.1} for r in (0.003, 0.01)]),
     "two-tower": (
         fit_towers,

@@ -93,15 +93,17 @@ def test_ease_equals_its_definition() -> None:
     np.testing.assert_allclose(FITS["ease"](x).scores(x), r @ weights, rtol=1e-4, atol=1e-5)
 
 
-def test_gf_cf_equals_its_definition() -> None:
+@pytest.mark.parametrize("power", [0.5, 0.3])
+def test_gf_cf_equals_its_definition(power: float) -> None:
     x = shop(repeats=False)
     r = dense(x)
     users, items = r.sum(1), r.sum(0)
     root = np.where(items > 0, 1 / np.sqrt(np.maximum(items, 1)), 0)
-    graph = r / np.sqrt(users)[:, None] * root
+    graph = r / (users**power)[:, None] * root
     v = np.linalg.svd(graph)[2][:5].T
     expected = r @ (graph.T @ graph + 0.3 * np.diag(root) @ v @ v.T @ np.diag(np.sqrt(items)))
-    np.testing.assert_allclose(FITS["gf-cf"](x).scores(x), expected, rtol=1e-4, atol=1e-5)
+    model = training.fit_gf_cf(x, rank=5, user_power=power)
+    np.testing.assert_allclose(model.scores(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ials_solves_its_equations() -> None:
@@ -164,6 +166,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (training.fit_ease, {"l2": 0}),
         (training.fit_ease, {"l2": float("nan")}),
         (training.fit_gf_cf, {"alpha": -1}),
+        (training.fit_gf_cf, {"user_power": float("nan")}),
         (training.fit_ials, {"rank": 0}),
         (training.fit_ials, {"unobserved": 0}),
     ]:

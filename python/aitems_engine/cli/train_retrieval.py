@@ -52,6 +52,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     ),
     "rank": (int, ("gf-cf", "ials"), "singular vectors or dimensions (default: gf-cf 256, ials 64)"),
     "alpha": (float, ("gf-cf",), "weight of the ideal low-pass filter (default 0.3)"),
+    "user_power": (float, ("gf-cf",), "a user's row is divided by this power of its degree (default 0.5)"),
     "epochs": (
         int,
         ("ials", "two-tower", "sasrec", "bert4rec"),

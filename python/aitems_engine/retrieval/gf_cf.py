@@ -1,6 +1,6 @@
 """GF-CF (Shen et al., CIKM 2021): collaborative filtering as a low-pass filter on the user-item graph, in closed form.
 
-With R~ = D_U^-1/2 R D_I^-1/2 and its leading right singular vectors V, a history h scores
+With R~ = D_U^-p R D_I^-1/2 (published with p = 1/2) and its leading right singular vectors V, a history h scores
 h (R~' R~ + alpha D_I^-1/2 V V' D_I^1/2).
 """
 

@@ -24,6 +24,7 @@ DAY_MS = 86_400_000
 # EASE holds two square matrices of doubles at a time.
 EASE_ITEMS_MAX = 60_000
 _CHUNK = 1024
+_OVERSAMPLING, _SUBSPACE_ITERATIONS = 32, 8
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -137,7 +138,14 @@ def fit_ease(interactions: Interactions, *, l2: float = 500.0, decay: float = 1.
     return Ease(interactions.item_ids, weights, decay)
 
 
-def fit_gf_cf(interactions: Interactions, *, rank: int = 256, alpha: float = 0.3, seed: int = 0) -> GfCf:
+def fit_gf_cf(
+    interactions: Interactions,
+    *,
+    rank: int = 256,
+    alpha: float = 0.3,
+    user_power: float = 0.5,
+    seed: int = 0,
+) -> GfCf:
     """Return the graph filter.
 
     Parameters
@@ -147,35 +155,47 @@ def fit_gf_cf(interactions: Interactions, *, rank: int = 256, alpha: float = 0.3
         Singular vectors of the ideal low-pass filter; 0 leaves it out.
     alpha : float >= 0
         Its weight.
+    user_power : float >= 0
+        A user's row is divided by this power of the user's degree: 0.5 as published; less gives those with long
+        histories more say.
     seed : int
-        Of the start vector of the decomposition.
+        Of the start of the decomposition.
     """
-    if rank < 0 or not alpha >= 0:
-        raise InvalidInputError(f"rank and alpha must be 0 or more, got {rank} and {alpha}")
-    from scipy.sparse.linalg import svds
-
+    numbers = {"rank": rank, "alpha": alpha, "user_power": user_power}
+    if wrong := [name for name, value in numbers.items() if not 0 <= value < np.inf]:
+        raise InvalidInputError(f"{wrong[0]} must be a number from 0 on, got {numbers[wrong[0]]}")
     matrix = binary_matrix(interactions)
     users, items = np.asarray(matrix.sum(1)).ravel(), np.asarray(matrix.sum(0)).ravel()
 
-    def inverse_root(degree: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.asarray(np.divide(1, np.sqrt(degree), out=np.zeros(len(degree)), where=degree > 0))
+    def inverse(degree: npt.NDArray[Any], power: float) -> npt.NDArray[Any]:
+        return np.asarray(np.power(degree, -power, out=np.zeros(len(degree)), where=degree > 0))
 
-    graph = matrix.multiply(inverse_root(users)[:, None]).multiply(inverse_root(items)).tocsr()
-    rank = min(rank, min(graph.shape) - 1)
-    vectors = np.zeros((graph.shape[1], 0))
-    if rank > 0:
-        start = np.random.default_rng(seed).standard_normal(min(graph.shape))
-        _, spectrum, rows = svds(graph.astype(np.float64), k=rank, v0=start, return_singular_vectors="vh")
-        vectors = rows[np.argsort(-spectrum)].T
+    graph = matrix.multiply(inverse(users, user_power)[:, None]).multiply(inverse(items, 0.5)).tocsr()
     return GfCf(
         interactions.item_ids,
         Csr(
             graph.indptr.astype(np.int64), graph.indices.astype(np.int32), graph.data.astype(np.float32), graph.shape[1]
         ),
-        np.ascontiguousarray(vectors, np.float32),
+        _leading_vectors(graph, min(rank, min(graph.shape) - 1), seed),
         np.sqrt(items).astype(np.float32),
         alpha,
     )
+
+
+def _leading_vectors(matrix: csr_matrix, rank: int, seed: int) -> npt.NDArray[np.float32]:
+    """Return the leading right singular vectors as columns, the strongest first.
+
+    By subspace iteration from random vectors (Halko et al. 2011): a tenth of the time that ARPACK takes for a thousand
+    of them, and the last few only nearly right.
+    """
+    width = min(rank + _OVERSAMPLING, *matrix.shape)
+    single = matrix.astype(np.float32)
+    basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
+    for _ in range(_SUBSPACE_ITERATIONS if rank else 0):
+        basis = np.linalg.qr(single.T @ (single @ basis))[0]
+    image = single @ basis
+    turn = np.linalg.eigh(image.T @ image)[1]
+    return np.ascontiguousarray(basis @ turn[:, ::-1][:, :rank])
 
 
 def fit_ials(
