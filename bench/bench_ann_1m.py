@@ -23,7 +23,7 @@ from aitems_engine.ann.tuning import GRAPH_FORM, recall
 ITEMS, DIM = 1_000_000, 64
 pytestmark = pytest.mark.timeout(2 * 3600)
 ROUNDS = 3
-CASES = ((10, 1), (10, 256), (100, 1), (100, 256))  # results, queries a call
+CASES = ((10, 1), (10, 256), (10, 1000), (100, 1), (100, 256))  # results, queries a call
 
 
 def ours(items: np.ndarray, queries: np.ndarray, folder: Path) -> Iterator[Contender]:
