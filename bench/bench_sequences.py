@@ -21,13 +21,13 @@ import pytest
 
 from aitems_engine.evaluation.ranking import RankingScores, bootstrap_mean, evaluate_ranking
 from aitems_engine.events import HistorySplit, Interactions, leave_one_out, read_interactions
-from aitems_engine.retrieval import Retriever
+from aitems_engine.retrieval import Sasrec
 from aitems_engine.training.retrieval import fit_ease
 
 torch = pytest.importorskip("torch")
 
 from aitems_engine.training.sasrec import SasrecSettings, export, fit_sasrec  # noqa: E402
-from aitems_engine.training.sequences import Stream, Transformer, best_epoch  # noqa: E402
+from aitems_engine.training.sequences import Fitted, Stream, Transformer, best_epoch  # noqa: E402
 
 DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 STATE = os.environ.get("AITEMS_STATE")
@@ -60,75 +60,68 @@ def state(name: str) -> Path | None:
     return Path(STATE) / name if STATE else None
 
 
-def timed(name: str, train: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what a training returns, and its CPU seconds; a run that went on from a checkpoint tells its last part."""
-    began = time.process_time()
-    found = train()
-    print(name, found.history[-1], flush=True)
-    return found, time.process_time() - began
+def strict_run(split: HistorySplit, seed: int) -> Fitted[Sasrec]:
+    return fit_sasrec(
+        split.train, replace(SASREC, seed=seed), validation=to_stop_by(split), checkpoint=state(f"strict-{seed}")
+    )
 
 
-def rows(name: str, rule: str, runs: list[tuple[RankingScores, str, float]]) -> str:
+def refit_run(split: HistorySplit, known: Interactions, seed: int) -> Fitted[Sasrec]:
+    best = best_epoch(strict_run(split, seed).history)
+    chosen = replace(SASREC, seed=seed, validation=0)
+    return fit_sasrec(known, chosen, stop_after=best, checkpoint=state(f"refit-{seed}"))
+
+
+def row(name: str, runs: list[RankingScores], notes: str) -> str:
     """Return the line of a model: means over seeds, their interval over users, the lowest and highest seed."""
     cells = []
     for measure in MEASURES:
-        means = [scores.means()[measure] for scores, _, _ in runs]
-        _, low, high = bootstrap_mean(np.mean([scores.by_user[measure] for scores, _, _ in runs], 0))
+        means = [scores.means()[measure] for scores in runs]
+        _, low, high = bootstrap_mean(np.mean([scores.by_user[measure] for scores in runs], 0))
         seeds = f" ({min(means):.4f} to {max(means):.4f})" if len(means) > 1 else ""
         cells.append(f"{np.mean(means):.4f} [{low:.4f}, {high:.4f}]{seeds}")
-    coverage = np.mean([scores.of_lists[f"coverage@{K}"] for scores, _, _ in runs])
-    epochs = ", ".join(dict.fromkeys(text for _, text, _ in runs))
-    seconds = np.mean([seconds for _, _, seconds in runs])
-    return f"| {name} | {rule} | {' | '.join(cells)} | {coverage:.3f} | {epochs} | {seconds:.0f} |"
+    coverage = np.mean([scores.of_lists[f"coverage@{K}"] for scores in runs])
+    return f"| {name} | {' | '.join(cells)} | {coverage:.3f} | {notes} |"
 
 
-def test_beauty(publish: Callable[[str, str], None]) -> None:
+@pytest.mark.parametrize("rule", ["strict", "refit"])
+def test_beauty(rule: str, publish: Callable[[str, str], None]) -> None:
     everything, split, known = beauty()
-    strict, refit = [], []
+    runs: list[RankingScores] = []
+    epochs, seconds = [], []
     for seed in range(SEEDS):
-        chosen = replace(SASREC, seed=seed)
-        first, seconds = timed(
-            f"strict {seed}",
-            lambda c=chosen: fit_sasrec(
-                split.train, c, validation=to_stop_by(split), checkpoint=state(f"strict-{c.seed}")
-            ),
-        )
-        best = best_epoch(first.history)
-        strict.append((evaluate_ranking(first.retriever, known, split.test, (K,)), str(best), seconds))
-        print(strict[-1][0].means(), flush=True)
-        again, seconds = timed(
-            f"refit {seed}",
-            lambda c=chosen, b=best: fit_sasrec(
-                known, replace(c, validation=0), stop_after=b, checkpoint=state(f"refit-{c.seed}")
-            ),
-        )
-        refit.append((evaluate_ranking(again.retriever, known, split.test, (K,)), str(best), seconds))
-        print(refit[-1][0].means(), flush=True)
-    lines = [rows("SASRec", "strict", strict), rows("SASRec", "refit", refit)]
+        found = strict_run(split, seed) if rule == "strict" else refit_run(split, known, seed)
+        runs.append(evaluate_ranking(found.retriever, known, split.test, (K,)))
+        epochs.append(str(best_epoch(found.history)))
+        seconds.append(sum(record.seconds for record in found.history))
+        print(rule, seed, found.history[-1], runs[-1].means(), flush=True)
+    lines = [row("SASRec", runs, f"epochs {', '.join(epochs)}; {np.mean(seconds):.0f} s")]
     differences = []
-    for decay in (1.0, 0.9):
-        name = "EASE, recent items weigh more" if decay < 1 else "EASE"
-        for rule, train, ours in (("strict", split.train, strict), ("refit", known, refit)):
-            began = time.process_time()
-            ease = fit_ease(train, l2=40, decay=decay)
-            seconds = time.process_time() - began
-            scores = evaluate_ranking(ease, known, split.test, (K,))
-            lines.append(rows(name, rule, [(scores, "-", seconds)]))
-            for measure in MEASURES:
-                own = np.mean([s.by_user[measure] for s, _, _ in ours], 0)
-                mean, low, high = bootstrap_mean(own - scores.by_user[measure])
-                differences.append(f"{measure} {rule} against {name} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    ease = fit_ease(split.train if rule == "strict" else known, l2=40)
+    for name, decay in (("EASE", 1.0), ("EASE, recent items weigh more", 0.9)):
+        scores = evaluate_ranking(replace(ease, decay=decay), known, split.test, (K,))
+        lines.append(row(name, [scores], f"l2 40, decay {decay:g}"))
+        for measure in MEASURES:
+            own = np.mean([run.by_user[measure] for run in runs], 0)
+            mean, low, high = bootstrap_mean(own - scores.by_user[measure])
+            differences.append(f"{measure} against {name} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    rules = {
+        "strict": "the one before validates: it is not trained on, but belongs to the history",
+        "refit": "trained on everything else, for as many epochs as the strict run chose",
+    }
     publish(
-        "sequences_beauty",
-        f"Beauty, {len(everything)} users, {everything.num_items} items; the last item of each user tests, the one "
-        "before validates; strict: it is not trained on, but belongs to the history; refit: trained on everything but "
-        "the test item for as many epochs as the strict run chose. Every item ranked, history left out. Mean of "
-        f"{SEEDS} seeds, 95 % bootstrap interval over users, lowest and highest seed; one thread, torch "
+        f"sequences_beauty_{rule}",
+        f"Beauty, {rule}: {len(everything)} users, {everything.num_items} items; the last item of each user tests, "
+        f"{rules[rule]}. Every item ranked, history left out. Seeds: {SEEDS}; 95 % bootstrap intervals over users, "
+        f"lowest and highest seed; wall seconds of one thread on a machine shared with others; torch "
         f"{torch.__version__}. {settings_text(SASREC)}\n\n"
-        f"| model | rule | NDCG@{K} | recall@{K} | coverage@{K} | epochs | training, CPU s |\n"
-        "|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n\nUser by user: " + "; ".join(differences) + ".",
+        f"| model | NDCG@{K} | recall@{K} | coverage@{K} | training |\n|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n\nUser by user: "
+        + "; ".join(differences)
+        + ".",
     )
-    assert np.mean([s.means()[f"ndcg@{K}"] for s, _, _ in strict]) > 0.04
+    assert np.mean([run.means()[f"ndcg@{K}"] for run in runs]) > 0.04
 
 
 def settings_text(chosen: SasrecSettings) -> str:
@@ -140,6 +133,7 @@ def settings_text(chosen: SasrecSettings) -> str:
 
 
 SPACE: dict[str, Callable[[Any], Any]] = {
+    "temperature": lambda trial: trial.suggest_categorical("temperature", [0.0, 0.05, 0.07, 0.1]),
     "dim": lambda trial: trial.suggest_categorical("dim", [64, 128]),
     "dropout": lambda trial: trial.suggest_float("dropout", 0.3, 0.6, step=0.1),
     "history_dropout": lambda trial: trial.suggest_float("history_dropout", 0.0, 0.2, step=0.1),
@@ -185,7 +179,7 @@ def test_serving(publish: Callable[[str, str], None]) -> None:
     num_items, chosen = 12_101, SasrecSettings(dim=64, longest=50)
     model = Transformer(num_items, chosen, causal=True).eval()
     ids = [str(i) for i in range(num_items)]
-    retriever: Retriever = export(model, ids)
+    retriever = export(model, ids)
     rng = np.random.default_rng(0)
     lines = []
     for batch, length in ((1, 50), (1, 9), (64, 50)):
@@ -200,7 +194,7 @@ def test_serving(publish: Callable[[str, str], None]) -> None:
                 return model(stream)[torch.from_numpy(splits[1:] - 1)].numpy()
 
         def in_onnx(asked: Interactions = asked) -> Any:
-            return retriever.queries(asked)  # type: ignore[attr-defined]
+            return retriever.queries(asked)
 
         assert np.abs(in_torch() - in_onnx()).max() <= 1e-4
         calls = {"ONNX Runtime": in_onnx, "torch": in_torch}

@@ -70,8 +70,11 @@ def shaken(chosen: SasrecSettings | Bert4RecSettings, causal: bool = True, extra
     return model.eval()
 
 
-def weights_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+def weights_of(model: Transformer) -> dict[str, np.ndarray]:
+    weights = {name: value.detach().clone().numpy() for name, value in model.state_dict().items()}
+    if model.temperature:
+        weights["items"] /= np.sqrt((weights["items"].astype(np.float64) ** 2).sum(1, keepdims=True)).astype(np.float32)
+    return weights
 
 
 def whole(x: Interactions) -> Stream:
@@ -79,7 +82,7 @@ def whole(x: Interactions) -> Stream:
     return Stream(x.items.astype(np.int64), x.items.astype(np.int64), x.users().astype(np.int64), place)
 
 
-SHAPES = [{}, {"heads": 1, "blocks": 1}, {"heads": 4, "blocks": 3}, {"longest": 1}]
+SHAPES = [{"temperature": 0.1}, {"heads": 1, "blocks": 1}, {"heads": 4, "blocks": 3}, {"longest": 1}]
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -118,7 +121,7 @@ def test_serving_equals_torch(changes) -> None:
     np.testing.assert_allclose(retriever.scores(x), served @ weights_of(model)["items"].T, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"heads": 1, "blocks": 1}, {"longest": 2}])
+@pytest.mark.parametrize("changes", [{}, {"heads": 1, "blocks": 1, "temperature": 0.1}, {"longest": 2}])
 def test_serving_equals_torch_with_the_mask_appended(changes) -> None:
     chosen = bert_settings(**changes)
     model = shaken(chosen, causal=False, extra=1)
@@ -253,7 +256,7 @@ def test_pieces_hold_each_target_once() -> None:
         {},
         {"loss": "sampled", "negatives": 16},
         {"loss": "gbce", "negatives": 4, "dim": 32, "learning_rate": 0.01, "epochs": 50, "patience": 50},
-        {"bfloat16": True, "history_dropout": 0.1},
+        {"bfloat16": True, "history_dropout": 0.1, "temperature": 0.1},
     ],
 )
 def test_it_learns_what_comes_next(changes) -> None:

@@ -61,7 +61,11 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     "unobserved": (float, ("ials",), "weight of a pair that was not observed (default 0.1)"),
     "dim": (int, ("two-tower", "sasrec", "bert4rec"), "of the vectors (default 64)"),
     "hidden": (sizes, ("two-tower",), "hidden layers of the user tower, e.g. 128,64 (default none)"),
-    "temperature": (float, ("two-tower",), "of the softmax (default 0.07)"),
+    "temperature": (
+        float,
+        ("two-tower", "sasrec", "bert4rec"),
+        "of the softmax (default: two-tower 0.07, else 0: inner products, not cosines)",
+    ),
     "logq": (float, ("two-tower", "sasrec"), "share of log(expected draws) that is subtracted, 0 to 1 (default 1)"),
     "uniform": (int, ("two-tower",), "items drawn uniformly as negatives of a step (default 2048)"),
     "id_dropout": (float, ("two-tower",), "share of items whose attributes stand alone in training (default 0.1)"),

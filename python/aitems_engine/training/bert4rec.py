@@ -85,10 +85,10 @@ def fit_bert4rec(
         stream = pieces.stream(rows)
         masked = masked_places(stream, chosen.mask, chosen.last, generator)
         shown = replace(stream, items=np.where(masked, model.num_items, stream.items))
-        queries = model(shown)[torch.from_numpy(np.flatnonzero(masked))]
+        queries, table = model.logits(model(shown)[torch.from_numpy(np.flatnonzero(masked))])
         targets = torch.from_numpy(stream.targets[masked]).to(queries.device)
         dtype = torch.bfloat16 if chosen.bfloat16 else torch.float32
-        return full_cross_entropy(queries, model.items[: model.num_items], targets, dtype), len(targets)
+        return full_cross_entropy(queries, table, targets, dtype), len(targets)
 
     return fit_transformer(
         interactions,
@@ -117,5 +117,5 @@ def masked_places(stream: Stream, share: float, last: float, generator: np.rando
 def export(model: Transformer, item_ids: list[str]) -> Bert4Rec:
     """Return the retriever that answers as the network does."""
     encoder = np.frombuffer(build_encoder_onnx(model), np.uint8)
-    vectors = model.items[: model.num_items].detach().cpu().numpy().copy()
+    vectors = model.table()[: model.num_items].cpu().numpy().copy()
     return Bert4Rec(item_ids, vectors, encoder, model.longest - 1)

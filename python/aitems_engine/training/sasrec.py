@@ -99,9 +99,9 @@ def fit_sasrec(
         kept = None
         if chosen.history_dropout:
             kept = generator.random((len(stream.items), 1)) >= chosen.history_dropout
-        queries = model(stream, kept)
+        queries, table = model.logits(model(stream, kept))
         targets = torch.from_numpy(stream.targets).to(queries.device)
-        return next_item_loss(queries, model.items, targets, pieces.frequency, chosen, generator), len(targets)
+        return next_item_loss(queries, table, targets, pieces.frequency, chosen, generator), len(targets)
 
     return fit_transformer(
         interactions,
@@ -149,4 +149,4 @@ def next_item_loss(
 def export(model: Transformer, item_ids: list[str]) -> Sasrec:
     """Return the retriever that answers as the network does."""
     encoder = np.frombuffer(build_encoder_onnx(model), np.uint8)
-    return Sasrec(item_ids, model.items.detach().cpu().numpy().copy(), encoder, model.longest)
+    return Sasrec(item_ids, model.table().cpu().numpy().copy(), encoder, model.longest)

@@ -51,7 +51,7 @@ class _Encoder:
         at = node("Slice", [at, self._axis[0], length, self._axis[0]])
         if model.extra:
             at_end = node("Equal", [at, node("Unsqueeze", [ends, self._axis[1]])])
-            mask = graph.constant("mask", graph.tensors["items"][-1])
+            mask = graph.constant("mask", model.table()[-1].detach().cpu().numpy())
             at_end = node("Unsqueeze", [at_end, graph.constant("axis_2", np.array([2], np.int64))])
             vectors = node("Where", [at_end, mask, vectors])
         x = node("Add", [vectors, places])

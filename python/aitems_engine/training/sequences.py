@@ -41,6 +41,9 @@ class TransformerSettings:
         So many items of a history are seen at most, the newest ones; longer ones are learnt from in pieces.
     dropout : float
         Of the vectors that go in and of what each block adds.
+    temperature : float
+        More than 0: items have vectors of length 1, and the cosine is divided by it in the loss, so that popular items
+        have no longer vectors than others; 0: plain inner products.
     tokens : int
         Items of the histories of a step, about.
     bfloat16 : bool
@@ -66,6 +69,7 @@ class TransformerSettings:
     heads: int = 2
     longest: int = 50
     dropout: float = 0.5
+    temperature: float = 0.0
     tokens: int = 1024
     bfloat16: bool = False
     validation: int = 5000
@@ -234,11 +238,21 @@ class Transformer(torch.nn.Module):
     def __init__(self, num_items: int, shape: TransformerSettings, *, causal: bool, extra: int = 0) -> None:
         super().__init__()
         self.num_items, self.extra, self.longest, self.causal = num_items, extra, shape.longest, causal
-        self.heads, self.dropout = shape.heads, shape.dropout
+        self.heads, self.dropout, self.temperature = shape.heads, shape.dropout, shape.temperature
         self.items = torch.nn.Parameter(torch.randn(num_items + extra, shape.dim) / math.sqrt(shape.dim))
         self.places = torch.nn.Parameter(torch.randn(shape.longest, shape.dim) / math.sqrt(shape.dim))
         self.blocks = torch.nn.ModuleList(Block(shape.dim, shape.heads, shape.dropout) for _ in range(shape.blocks))
         self.norm = torch.nn.LayerNorm(shape.dim, eps=NORM_EPSILON)
+
+    def table(self) -> torch.Tensor:
+        """Return the vectors of items as they go in and as they are ranked, float32 (num_items + extra, dim)."""
+        return F.normalize(self.items, dim=1) if self.temperature else self.items
+
+    def logits(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors of queries and of items whose inner products are logits; queries are from `forward`."""
+        if self.temperature:
+            queries = F.normalize(queries, dim=1) / self.temperature
+        return queries, self.table()[: self.num_items]
 
     def forward(self, stream: Stream, kept: npt.NDArray[np.bool_] | None = None) -> torch.Tensor:
         """Return what the blocks say at each token, float32 (n, dim).
@@ -255,7 +269,7 @@ class Transformer(torch.nn.Module):
             torch.from_numpy(values).to(device) for values in (stream.items, stream.history, stream.place)
         )
         size, n = self.longest, len(items)
-        x = F.embedding(items, self.items)
+        x = F.embedding(items, self.table())
         if kept is not None:
             x = x * torch.from_numpy(kept).to(device)
         x = F.dropout(x + F.embedding(place, self.places), self.dropout, self.training)
@@ -419,7 +433,7 @@ def check_settings(settings: TransformerSettings) -> None:
     """Raise `InvalidInputError` for the first setting that is out of range."""
     whole = ("dim", "blocks", "heads", "longest", "tokens", "epochs", "patience")
     wrong = [name for name in whole if getattr(settings, name) < 1]
-    wrong += [name for name in ("validation", "weight_decay") if not getattr(settings, name) >= 0]
+    wrong += [name for name in ("validation", "weight_decay", "temperature") if not getattr(settings, name) >= 0]
     wrong += ["learning_rate"] * (not settings.learning_rate > 0) + ["dropout"] * (not 0 <= settings.dropout < 1)
     if wrong:
         raise InvalidInputError(
