@@ -27,7 +27,8 @@ from aitems_engine.training.retrieval import fit_ease
 torch = pytest.importorskip("torch")
 
 from aitems_engine.training.sasrec import SasrecSettings, export, fit_sasrec  # noqa: E402
-from aitems_engine.training.sequences import Fitted, Stream, Transformer, best_epoch  # noqa: E402
+from aitems_engine.training.sequences import Fitted, best_epoch  # noqa: E402
+from aitems_engine.training.transformer import Stream, Transformer  # noqa: E402
 
 DATA = Path(os.environ.get("AITEMS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 STATE = os.environ.get("AITEMS_STATE")

@@ -23,7 +23,8 @@ from aitems_engine.training import bert4rec, sasrec
 from aitems_engine.training.bert4rec import Bert4RecSettings, fit_bert4rec, masked_places
 from aitems_engine.training.losses import full_cross_entropy, gbce_loss
 from aitems_engine.training.sasrec import SasrecSettings, export, fit_sasrec, next_item_loss
-from aitems_engine.training.sequences import NORM_EPSILON, Pieces, Stream, Transformer, best_epoch
+from aitems_engine.training.sequences import Pieces, best_epoch
+from aitems_engine.training.transformer import NORM_EPSILON, Stream, Transformer
 
 _spec = importlib.util.spec_from_file_location(
     "slow_sequences", Path(__file__).resolve().parent.parent / "reference" / "slow_sequences.py"
@@ -306,6 +307,23 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(tmp_path: Path) -> N
         with pytest.raises(TrainingError, match="the loss is nan in batch 1 of epoch 3; lower the learning rate"):
             fit_sasrec(walks(), chosen, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_a_state_that_cannot_be_written_keeps_the_last_one(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "state"
+    fit_sasrec(walks(), settings(), checkpoint=path, stop_after=1)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as good as a full disk
+    try:
+        with pytest.raises(TrainingError, match="the state after epoch 2 could not be written"):
+            fit_sasrec(walks(), settings(), checkpoint=path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    assert len(fit_sasrec(walks(), settings(), checkpoint=path, stop_after=2).history) == 2
 
 
 @pytest.mark.slow

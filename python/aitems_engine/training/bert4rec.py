@@ -20,15 +20,8 @@ from aitems_engine.events import Interactions
 from aitems_engine.retrieval import Bert4Rec
 from aitems_engine.training.losses import full_cross_entropy
 from aitems_engine.training.sequence_onnx import build_encoder_onnx
-from aitems_engine.training.sequences import (
-    Fitted,
-    Pieces,
-    Stream,
-    Transformer,
-    TransformerSettings,
-    check_settings,
-    fit_transformer,
-)
+from aitems_engine.training.sequences import Fitted, Pieces, fit_transformer
+from aitems_engine.training.transformer import Stream, Transformer, TransformerSettings, check_settings
 
 
 @dataclass(frozen=True)

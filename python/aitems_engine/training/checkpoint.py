@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from aitems_engine.errors import ModelMismatchError, require_extra
+from aitems_engine.errors import ModelMismatchError, TrainingError, require_extra
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,14 @@ def save(
 
     `history` holds one record (a dataclass of plain values) an epoch; `best` are the weights of an earlier epoch that
     was better, if there is one.
+
+    Raises
+    ------
+    TrainingError
+        It could not be written; the state of the epoch before is kept.
     """
     require_extra("train", "safetensors")
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
@@ -59,7 +65,14 @@ def save(
         "random.numpy": json.dumps(generator.bit_generator.state),
     }
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata)
+    try:
+        save_file(tensors, part, metadata)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise TrainingError(
+            f"the state after epoch {len(history)} could not be written to {part} ({error}); make room there, then the "
+            "same command goes on from the epoch before"
+        ) from error
     os.replace(part, path)
 
 

@@ -21,14 +21,8 @@ from aitems_engine.events import Interactions
 from aitems_engine.retrieval import Sasrec
 from aitems_engine.training.losses import full_cross_entropy, gbce_loss, sampled_softmax_loss
 from aitems_engine.training.sequence_onnx import build_encoder_onnx
-from aitems_engine.training.sequences import (
-    Fitted,
-    Pieces,
-    Transformer,
-    TransformerSettings,
-    check_settings,
-    fit_transformer,
-)
+from aitems_engine.training.sequences import Fitted, Pieces, fit_transformer
+from aitems_engine.training.transformer import Transformer, TransformerSettings, check_settings
 
 LOSSES = ("full", "sampled", "gbce")
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aitems_engine.training.onnx_builder import OnnxGraph
-from aitems_engine.training.sequences import NORM_EPSILON, Transformer
+from aitems_engine.training.transformer import NORM_EPSILON, Transformer
 
 _HIDDEN = -1e9
 
