@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.hpp"
@@ -400,6 +401,26 @@ TEST_F(TritonBackend, AnswersOfABatchAreThoseOfEachAlone) {
     }
   }
   EXPECT_EQ(instance_.failed, 0u);
+  unload();
+}
+
+TEST_F(TritonBackend, InstancesAtOnce) {
+  ASSERT_EQ(load(), "");
+  std::vector<TRITONBACKEND_Request> first{request({"ab a", "b"})};
+  execute(first);
+  std::vector<std::thread> instances;
+  for (int i = 0; i < 4; ++i)
+    instances.emplace_back([&] {
+      TRITONBACKEND_ModelInstance own{&model_};
+      for (int round = 0; round < 100; ++round) {
+        TRITONBACKEND_Request asked = request({"ab a", "b"});
+        TRITONBACKEND_Request* all[] = {&asked};
+        EXPECT_EQ(TRITONBACKEND_ModelInstanceExecute(&own, all, 1), nullptr);
+        EXPECT_EQ(asked.answer.at("DETAIL").bytes, first[0].answer.at("DETAIL").bytes);
+        EXPECT_EQ(asked.answer.at("PROBABILITY").bytes, first[0].answer.at("PROBABILITY").bytes);
+      }
+    });
+  for (std::thread& instance : instances) instance.join();
   unload();
 }
 
