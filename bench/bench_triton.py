@@ -176,6 +176,17 @@ def test_way_through_the_server(tmp_path: Path, publish: Callable[[str, str], No
     publish("triton", "\n".join([*rows, "", f"Median of {ROUNDS} rounds by turns:", "", *gains]))
 
 
+def wait_for_the_old(server: TritonServer, seconds: float = 20) -> None:
+    """Wait until the processes of versions that were swapped out have ended, which they do after the swap."""
+    end = time.monotonic() + seconds
+    children = Path(f"/proc/{server.pid}/task")
+    while sum(len(c.read_text().split()) for c in children.glob("*/children")) > sum(
+        map(len, server.processes().values())
+    ):
+        assert time.monotonic() < end, "processes of old versions do not end"
+        time.sleep(0.2)
+
+
 @needs_triton
 def test_a_hundred_swaps_under_load(tmp_path: Path, publish: Callable[[str, str], None]) -> None:
     digests = [write_tiny_bundle(tmp_path / f"bundle-{seed}", seed=seed) for seed in (1, 2)]
@@ -195,6 +206,7 @@ def test_a_hundred_swaps_under_load(tmp_path: Path, publish: Callable[[str, str]
                 if swap:
                     server.swap(tmp_path / f"bundle-{1 + swap % 2}")
                 if swap % max(1, SWAPS // 5) == 0:
+                    wait_for_the_old(server)
                     stubs = [pid for pids in server.processes().values() for pid in pids]
                     shared = sum(f.stat().st_blocks * 512 for f in Path("/dev/shm").glob(server.memory_prefix + "*"))
                     resident.append(resident_kilobytes([server.pid]))
