@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, Producer
 from tests.integration.kafka.broker import KafkaBroker
 from tests.stream_kit.fake_engine import FakeEngine
 from tests.stream_kit.kafka_io import product, read_all, write
@@ -209,6 +209,39 @@ def test_a_fenced_worker_begins_again_and_nothing_is_doubled(kafka: KafkaBroker,
     assert summaries[0].drained
     assert worker.metrics.aborts._value.get() >= 1
     assert counted(read_all(kafka.bootstrap, names[1])) == Counter(range(4000))
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+def test_a_worker_whose_name_is_taken_after_an_outage_joins_again(
+    kafka: KafkaBroker, topics: Callable[..., Topics], guarantee: str
+) -> None:
+    names = topics()
+    settings = config(kafka, names, guarantee=guarantee, instance_id="one", batch_size=50, exit_when_idle_s=2.0)
+    write(kafka.bootstrap, names[0], (product(n) for n in range(4000)))
+    worker = ClassifyWorker(FakeEngine(0.01), settings)
+    summaries = []
+    thread = threading.Thread(target=lambda: summaries.append(worker.run()))
+    thread.start()
+    wait_until(lambda: worker._read > 500)
+    worker._on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    former = Consumer(
+        {
+            "bootstrap.servers": kafka.bootstrap,
+            "group.id": settings.group,
+            "group.instance.id": f"{settings.group}.one",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "enable.auto.commit": False,
+        }
+    )
+    former.subscribe([names[0]])
+    wait_until(lambda: former.poll(0.05) is not None or worker.metrics.rejoins._value.get() > 0)
+    wait_until(lambda: worker.metrics.rejoins._value.get() > 0)
+    former.close()
+    thread.join(120)
+    assert summaries[0].drained
+    results = counted(read_all(kafka.bootstrap, names[1]))
+    assert results.keys() == set(range(4000))
+    assert guarantee != EXACTLY_ONCE or set(results.values()) == {1}
 
 
 def test_two_owners_of_one_instance_id_are_an_error(kafka: KafkaBroker, topics: Callable[..., Topics]) -> None:

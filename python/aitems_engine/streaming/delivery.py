@@ -29,7 +29,7 @@ from aitems_engine.errors import StreamError
 from aitems_engine.streaming.batches import Batch
 from aitems_engine.streaming.client_log import client_log
 from aitems_engine.streaming.config import StreamConfig
-from aitems_engine.streaming.failures import explain, is_fatal, is_permanent
+from aitems_engine.streaming.failures import explain, is_fatal, is_fenced_instance, is_permanent
 from aitems_engine.streaming.messages import dead_letter_headers
 from aitems_engine.streaming.metrics import StreamMetrics
 from aitems_engine.streaming.partitions import Partition, Span
@@ -430,7 +430,7 @@ class ExactlyOnceDelivery(Delivery):
             error = exception.args[0]
             if self.giving_up.is_set():
                 return
-            if is_permanent(error):
+            if is_permanent(error) and not is_fenced_instance(error):  # that, the poller judges
                 raise explain(error, self.config, "committing a transaction") from None
             if error.txn_requires_abort():
                 self._abort(str(error))

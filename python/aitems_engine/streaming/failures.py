@@ -21,6 +21,7 @@ AUTHORIZATION = {
 }
 NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 TAKEN_INSTANCE = {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID}
+OUTAGE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT}
 PERMANENT = AUTHENTICATION | AUTHORIZATION | TAKEN_INSTANCE
 
 
@@ -32,6 +33,11 @@ def is_permanent(error: KafkaError) -> bool:
 def is_fatal(error: KafkaError) -> bool:
     """Return whether the client that reports this is of no further use."""
     return error.fatal() or error.code() == KafkaError._FATAL
+
+
+def is_fenced_instance(error: KafkaError) -> bool:
+    """Return whether another member of the group has this one's name now."""
+    return error.code() in TAKEN_INSTANCE or "group.instance.id" in error.str()  # a fatal error keeps only the words
 
 
 def explain(error: KafkaError, config: StreamConfig, doing: str) -> StreamError:
@@ -53,7 +59,7 @@ def explain(error: KafkaError, config: StreamConfig, doing: str) -> StreamError:
             f"a topic is missing: '{config.input_topic}', '{config.output_topic}' and '{config.dead_letter_topic}' "
             "must exist; create it and start again"
         )
-    elif code in TAKEN_INSTANCE or "group.instance.id" in error.str():  # a fatal error keeps only the words
+    elif is_fenced_instance(error):
         advice = f"another running worker of group '{config.group}' has the same --instance-id '{config.instance_id}'"
     elif code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
         advice = "raise max.message.bytes of that topic"

@@ -47,6 +47,7 @@ class StreamMetrics:
         self.commits = Counter("aitems_stream_commits", "Offset commits or transactions", registry=registry)
         self.aborts = Counter("aitems_stream_aborts", "Aborted transactions", registry=registry)
         self.rewinds = Counter("aitems_stream_rewinds", "Returns to the committed offsets", registry=registry)
+        self.rejoins = Counter("aitems_stream_rejoins", "Returns to the group after an outage", registry=registry)
         self.pauses = Counter("aitems_stream_pauses", "How often reading was paused", registry=registry)
 
     def serve(self, port: int, host: str = "127.0.0.1") -> Any:

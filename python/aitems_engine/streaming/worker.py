@@ -30,7 +30,15 @@ from aitems_engine.streaming.batches import Batch, Classifier, classify, decode
 from aitems_engine.streaming.client_log import client_log
 from aitems_engine.streaming.config import StreamConfig
 from aitems_engine.streaming.delivery import AtLeastOnceDelivery, Delivery, ExactlyOnceDelivery
-from aitems_engine.streaming.failures import NO_TOPIC, explain, is_fatal, is_permanent, unreachable
+from aitems_engine.streaming.failures import (
+    NO_TOPIC,
+    OUTAGE,
+    explain,
+    is_fatal,
+    is_fenced_instance,
+    is_permanent,
+    unreachable,
+)
 from aitems_engine.streaming.metrics import StreamMetrics
 from aitems_engine.streaming.partitions import Partition, Span
 
@@ -40,6 +48,8 @@ POLL_S = 0.1
 FULL_WAIT_S = 0.002
 TOPIC_GRACE_S = 30.0  # a restarting broker may not know its topics for a moment
 JOIN_GRACE_S = 10.0
+# For so long after an outage, another member of this name may be the worker's own former self.
+FORMER_SELF_S = 180.0
 METADATA_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 2.0
 LOG_INTERVAL_S = 10.0
@@ -89,6 +99,8 @@ class ClassifyWorker:
         self._gate = BackPressure(config.max_in_flight, config.max_in_flight // 2, config.pause_after_ms / 1e3)
         self._paused: list[TopicPartition] = []
         self._last_error = ""
+        self._outage_s = -FORMER_SELF_S
+        self._fenced = False
         self._no_topic_since: float | None = None
         self._next_commit_s = self._next_lag_s = self._next_log_s = 0.0
         self._active_s = 0.0
@@ -131,9 +143,7 @@ class ClassifyWorker:
             for thread in threads:
                 thread.start()
             self._active_s = self._next_log_s = time.monotonic()
-            self._consumer.subscribe(
-                [self.config.input_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-            )
+            self._subscribe()
             while not self._stopping.is_set():
                 self._poll_once()
             drained = self._drain()
@@ -154,9 +164,8 @@ class ClassifyWorker:
 
     def _connect(self) -> None:
         config = self.config
-        settings = {**config.consumer_settings(), "error_cb": self._on_error, "on_commit": self._on_commit}
         try:
-            self._consumer = Consumer(settings, logger=client_log)
+            self._consumer = self._make_consumer()
             self._delivery = self._make_delivery()
         except KafkaException as exception:
             raise StreamError(
@@ -164,6 +173,15 @@ class ClassifyWorker:
             ) from None
         self._check_topics()
         self._delivery.start()
+
+    def _make_consumer(self) -> Consumer:
+        settings = {**self.config.consumer_settings(), "error_cb": self._on_error, "on_commit": self._on_commit}
+        return Consumer(settings, logger=client_log)
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            [self.config.input_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
 
     def _make_delivery(self) -> Delivery:
         config = self.config
@@ -203,6 +221,8 @@ class ClassifyWorker:
     def _poll_once(self) -> None:
         self._raise_failures()
         now = time.monotonic()
+        if self._fenced:
+            self._rejoin()
         if self._delivery.rewind_wanted.is_set():
             self._rewind()
         self._commit_if_due(now)
@@ -349,13 +369,28 @@ class ClassifyWorker:
         consumer.incremental_unassign(revoked)
 
     def _lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        self._drop(lost)
+        consumer.incremental_unassign(lost)
+
+    def _drop(self, lost: list[TopicPartition]) -> None:
+        """Let go of partitions that another member may have already."""
         gone = [self._partitions.pop(tp.partition) for tp in lost if tp.partition in self._partitions]
         for partition in gone:
             partition.lost = True
         self._delivery.retire(gone)
         self._forget(lost)
         log.warning("partitions lost: %s", sorted(tp.partition for tp in lost))
-        consumer.incremental_unassign(lost)
+
+    def _rejoin(self) -> None:
+        """Come back into the group with a new consumer; what was not committed is read again, by whoever gets it."""
+        log.warning("the group has another member of this name since the outage: joining it again")
+        self._fenced = False
+        self._outage_s = -FORMER_SELF_S  # fenced once more without an outage: it is not the former self
+        self._drop([TopicPartition(old.topic, old.number) for old in self._owned()])
+        self._consumer.close()
+        self._consumer = self._make_consumer()
+        self._subscribe()
+        self.metrics.rejoins.inc()
 
     def _forget(self, gone: list[TopicPartition]) -> None:
         numbers = {tp.partition for tp in gone}
@@ -487,12 +522,22 @@ class ClassifyWorker:
     def _on_error(self, error: KafkaError) -> None:
         """Errors that belong to no message: connections, authentication, a fenced group instance."""
         self._last_error = error.str()
-        if is_permanent(error) or is_fatal(error):
+        if error.code() in OUTAGE:
+            self._outage_s = time.monotonic()
+        if self._by_former_self(error):
+            self._fenced = True
+        elif is_permanent(error) or is_fatal(error):
             self._failure = self._failure or explain(error, self.config, f"connecting to {self.config.bootstrap}")
         else:
             client_log.warning("consumer: %s", self.config.redact(error.str()))
 
+    def _by_former_self(self, error: KafkaError) -> bool:
+        return is_fenced_instance(error) and time.monotonic() - self._outage_s < FORMER_SELF_S
+
     def _on_message_error(self, error: KafkaError) -> None:
+        if self._by_former_self(error):
+            self._fenced = True
+            return
         if error.code() in NO_TOPIC:
             now = time.monotonic()
             self._no_topic_since = self._no_topic_since or now
@@ -528,7 +573,7 @@ class ClassifyWorker:
                 log.warning("%d messages were not delivered in time; they are read again", self.in_flight)
                 return False
             self._raise_failures()
-            if self._delivery.rewind_wanted.is_set():
+            if self._fenced or self._delivery.rewind_wanted.is_set():
                 return False  # what was read must be read again: by the next start
             self._refresh_group_metadata(time.monotonic())
             self._accept(self._consumer.consume(100, 0.01))  # paused: events and errors only
