@@ -86,3 +86,10 @@ def test_dashboard() -> None:
         cells.update((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"]))
     assert max(cells.values()) == 1
     assert max(x for x, _ in cells) < 24
+
+
+def test_no_model_has_a_queue_policy() -> None:
+    """With one, this Triton sleeps for half a second where it misses a call (docs/design/0003-triton.md)."""
+    templates = list((DEPLOY.parents[1] / "model_repository").glob("*/config.pbtxt"))
+    assert templates
+    assert [path.parent.name for path in templates if "queue_policy {" in path.read_text()] == []
