@@ -39,7 +39,7 @@ K = 10
 MEASURES = (f"ndcg@{K}", f"recall@{K}")
 # users whose validation items choose the epoch; those of all others are not trained on either
 ASKED = 2000
-SASREC = SasrecSettings(epochs=24, patience=4, bfloat16=True, threads=1, device="cpu")
+SASREC = SasrecSettings(bfloat16=True, threads=1, device="cpu")
 
 
 def beauty() -> tuple[Interactions, HistorySplit, Interactions]:
@@ -128,8 +128,9 @@ def test_beauty(rule: str, publish: Callable[[str, str], None]) -> None:
 def settings_text(chosen: SasrecSettings) -> str:
     return (
         f"dim {chosen.dim}, {chosen.blocks} blocks, {chosen.heads} heads, the newest {chosen.longest} items, dropout "
-        f"{chosen.dropout}, loss {chosen.loss}{' in bfloat16' if chosen.bfloat16 else ''}, {chosen.tokens} items a "
-        f"step, rate {chosen.learning_rate}, at most {chosen.epochs} epochs."
+        f"{chosen.dropout}, of the history {chosen.history_dropout}, loss {chosen.loss}"
+        f"{' in bfloat16' if chosen.bfloat16 else ''}, {chosen.tokens} items a step, rate "
+        f"{chosen.learning_rate}, at most {chosen.epochs} epochs, patience {chosen.patience}."
     )
 
 

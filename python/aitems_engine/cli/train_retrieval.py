@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     "epochs": (
         int,
         ("ials", "two-tower", "sasrec", "bert4rec"),
-        "default: ials 16; at most, two-tower 20, sasrec 40, bert4rec 200",
+        "default: ials 16; at most, two-tower 20, sasrec 60, bert4rec 200",
     ),
     "unobserved": (float, ("ials",), "weight of a pair that was not observed (default 0.1)"),
     "dim": (int, ("two-tower", "sasrec", "bert4rec"), "of the vectors (default 64)"),
@@ -77,7 +77,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
     "patience": (
         int,
         ("two-tower", "sasrec", "bert4rec"),
-        "epochs without a better validation before it stops (default: two-tower 3, sasrec 5, bert4rec 20)",
+        "epochs without a better validation before it stops (default: two-tower 3, sasrec 8, bert4rec 20)",
     ),
     "table_learning_rate": (float, ("two-tower",), "of the vectors (default 0.2)"),
     "threads": (int, ("two-tower", "sasrec", "bert4rec"), "0 = as many as torch chooses"),
@@ -95,7 +95,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...], str]] = {
         "newest items of a history that are seen (default: two-tower 100, else 50)",
     ),
     "dropout": (float, ("sasrec", "bert4rec"), "default 0.5; less for much data"),
-    "history_dropout": (float, ("sasrec",), "share of a history's items that are left out in training (default 0)"),
+    "history_dropout": (float, ("sasrec",), "share of a history's items that are left out in training (default 0.1)"),
     "loss": (str, ("sasrec",), "full, sampled or gbce (default full: cross entropy over all items)"),
     "mask": (float, ("bert4rec",), "chance of an item to be masked, beside one of each history (default 0.3)"),
     "last": (float, ("bert4rec",), "share of the histories of which the newest item alone is masked (default 0.2)"),

@@ -49,7 +49,7 @@ class SasrecSettings(TransformerSettings):
     negatives: int = 1024
     logq: float = 1.0
     calibration: float = 0.75
-    history_dropout: float = 0.0
+    history_dropout: float = 0.1
 
 
 def fit_sasrec(

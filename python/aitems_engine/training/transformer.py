@@ -66,8 +66,8 @@ class TransformerSettings:
     bfloat16: bool = False
     validation: int = 5000
     refit: bool = False
-    epochs: int = 40
-    patience: int = 5
+    epochs: int = 60
+    patience: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     warmup_share: float = 0.05
