@@ -18,6 +18,7 @@ import json
 import random
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ Texts = Sequence["str | bytes | None"]
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
-class _Asking:
+class _Asking(ABC):
     """What `Client` and `AsyncClient` share; parameters: see `Client`."""
 
     def __init__(
@@ -72,14 +73,14 @@ class _Asking:
         self._api: Any = api
         self._client: Any = self._connect()
 
-    def _connect(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _connect(self) -> Any: ...
 
-    async def _call(self, method: str, *args: Any, timeout_s: float | None, **options: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    async def _call(self, method: str, *args: Any, timeout_s: float | None, **options: Any) -> Any: ...
 
-    async def _pause(self, seconds: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _pause(self, seconds: float) -> None: ...
 
     def _grpc_options(self) -> dict[str, Any]:
         """Return the client library's own options for the connection, but for when to connect again."""

@@ -72,19 +72,18 @@ def fit_sasrec(
     ModelMismatchError
         The checkpoint is of other data or settings.
     """
-    settings = settings or SasrecSettings()
-    check_settings(settings)
-    if settings.loss not in LOSSES:
-        raise InvalidInputError(f"loss must be one of {', '.join(LOSSES)}, got '{settings.loss}'")
+    chosen = settings or SasrecSettings()
+    check_settings(chosen)
+    if chosen.loss not in LOSSES:
+        raise InvalidInputError(f"loss must be one of {', '.join(LOSSES)}, got '{chosen.loss}'")
     for name, low, high in (
         ("negatives", 1, 2**31),
         ("logq", 0, 1),
         ("calibration", 0, 1),
         ("history_dropout", 0, 0.99),
     ):
-        if not low <= getattr(settings, name) <= high:
-            raise InvalidInputError(f"{name} must be from {low} to {high}, got {getattr(settings, name)}")
-    chosen = settings
+        if not low <= getattr(chosen, name) <= high:
+            raise InvalidInputError(f"{name} must be from {low} to {high}, got {getattr(chosen, name)}")
 
     def step_loss(
         model: Transformer, pieces: Pieces, rows: npt.NDArray[np.int64], generator: np.random.Generator
@@ -99,7 +98,7 @@ def fit_sasrec(
 
     return fit_transformer(
         interactions,
-        settings,
+        chosen,
         lambda: Transformer(interactions.num_items, chosen, causal=True),
         step_loss,
         lambda model: export(model, interactions.item_ids),
